@@ -1,0 +1,48 @@
+"""Influence estimation for GANs: which training rows make the generator worse?
+
+Without retraining, :func:`itd` and :func:`aid` estimate how a generation metric would change if a row were removed;
+:func:`counterfactual` retrains and measures it. Sources: "TNNLS" is Terashita, Ohashi and Hara, Data Cleansing for
+GANs, IEEE TNNLS 2025; "ICLR" is Terashita et al., Influence Estimation for Generative Adversarial Networks, 2021.
+
+Example:
+    >>> import gan_influence as gi
+    >>> data = gi.datasets.normal_1d(50, seed=0)
+    >>> latents = gi.datasets.normal_1d(50, mean=0.0, seed=1)
+    >>> game = gi.Game(*gi.models.lqgan(seed=0), loss="minimax")
+    >>> trace = gi.train(game, data, gi.FullBatch(latents), steps=100, optimizer=gi.SGD(lr=0.01))
+    >>> metric = gi.metrics.AverageLogLikelihood(data, latents)
+    >>> gi.itd(trace, metric).shape
+    torch.Size([50])
+"""
+
+from gan_influence import datasets, losses, metrics, models
+from gan_influence.aid import ConvergenceError, aid
+from gan_influence.counterfactual import counterfactual
+from gan_influence.game import Game, Players
+from gan_influence.itd import itd
+from gan_influence.optim import SGD
+from gan_influence.schedule import Batch, FullBatch
+from gan_influence.trace import Trace
+from gan_influence.training import DivergenceError, retrain, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Batch",
+    "ConvergenceError",
+    "DivergenceError",
+    "FullBatch",
+    "Game",
+    "Players",
+    "Trace",
+    "aid",
+    "counterfactual",
+    "datasets",
+    "itd",
+    "losses",
+    "metrics",
+    "models",
+    "retrain",
+    "train",
+]

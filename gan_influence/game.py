@@ -1,0 +1,255 @@
+"""A game: two players, what each of them minimises, and the gradient field that training follows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from gan_influence import losses
+
+__all__ = ["Game", "Player", "Players"]
+
+
+class Player:
+    """A module as a pure function of one flat vector of its trainable parameters.
+
+    The parameters are those with ``requires_grad``, in the order of ``named_parameters()``, each flattened;
+    frozen weights and buffers are constants.
+    """
+
+    def __init__(self, role: str, module: nn.Module):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the {role} must be a torch.nn.Module, got {type(module).__name__}")
+        _reject_stochastic_and_batch_dependent(role, module)
+        self.role = role
+        self.module = module
+        trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in trainable]
+        self.shapes = [p.shape for _, p in trainable]
+        self.sizes = [p.numel() for _, p in trainable]
+        self.size = sum(self.sizes)
+        dtypes = {p.dtype for _, p in trainable}
+        if len(dtypes) > 1:
+            raise TypeError(f"the {role}'s parameters mix {_names(dtypes)}: convert it with .double() or .float()")
+
+    def vector(self) -> Float[Tensor, " d"]:
+        """The module's current parameters, flattened and copied."""
+        named = dict(self.module.named_parameters())
+        values = [named[name].detach().reshape(-1) for name in self.names]
+        return torch.cat(values) if values else torch.empty(0)
+
+    def unflatten(self, parameters: Float[Tensor, " d"]) -> dict[str, Tensor]:
+        """The vector's parts under the module's own parameter names, as views."""
+        parts = parameters.split(self.sizes, dim=-1)
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+
+    def at(self, parameters: Float[Tensor, " d"]) -> Callable[[Tensor], Tensor]:
+        """The module as a function of its inputs alone, at these parameters; the module itself is left untouched."""
+        named = self.unflatten(parameters)
+        return lambda inputs: functional_call(self.module, named, (inputs,))
+
+
+class Game:
+    r"""Two players, a loss and a regulariser (TNNLS eq. 1-2, ICLR eq. 1-2).
+
+    With weights ``w`` on the real rows of a batch ``B`` (``w_j = 0`` removes row j, the denominator stays), each
+    player minimises its own cost, over its own parameters::
+
+        L_G(phi, psi)    = mean_z generator(D(psi, G(phi, z))) + lambda_1 |phi|^2 / 2
+        L_D(phi, psi; w) = (1/|B|) sum_i w_i real(D(psi, x_i)) + mean_z fake(D(psi, G(phi, z))) + lambda_2 |psi|^2 / 2
+
+    For the zero-sum losses this is TNNLS eq. 2 with ``R = (lambda_1 |phi|^2 - lambda_2 |psi|^2) / 2``.
+
+    Args:
+        generator: module taking latents ``(n, *latent_shape)`` to rows ``(n, *instance_shape)``.
+        discriminator: module taking rows to one logit each, ``(n,)`` or ``(n, 1)``.
+        loss: one of ``minimax``, ``non_saturating``, ``wasserstein``, ``least_squares``, ``hinge``, ``softplus``,
+            or an object with ``real``, ``fake`` and ``generator`` (see :class:`gan_influence.losses.Loss`).
+        l2: ``(lambda_1, lambda_2)``, both at least 0.
+
+    Raises:
+        TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
+        ValueError: unknown loss; negative ``l2``; batch statistics or dropout; a parameter that both players train.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        loss: str | losses.Loss = "minimax",
+        l2: tuple[float, float] = (0.0, 0.0),
+    ):
+        self.generator = Player("generator", generator)
+        self.discriminator = Player("discriminator", discriminator)
+        self.loss = losses.resolve(loss)
+        self.l2 = _check_l2(l2)
+        _reject_shared_parameters(generator, discriminator)
+        self.dtype = _common_dtype(self.generator, self.discriminator)
+
+    @property
+    def players(self) -> tuple[Player, Player]:
+        return self.generator, self.discriminator
+
+    @property
+    def size(self) -> int:
+        """``d``, the number of parameters of both players."""
+        return self.generator.size + self.discriminator.size
+
+    def theta(self) -> Float[Tensor, " d"]:
+        """``theta = (phi, psi)`` (TNNLS II-C): the modules' current parameters, concatenated and copied."""
+        return torch.cat([player.vector().to(self.dtype) for player in self.players])
+
+    def split(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, Tensor]:
+        """``(phi, psi)``, as views."""
+        phi, psi = theta.split([self.generator.size, self.discriminator.size], dim=-1)
+        return phi, psi
+
+    def leaves(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, Tensor]:
+        """``(phi, psi)`` as the inputs of a fresh graph."""
+        phi, psi = self.split(theta)
+        return phi.detach().requires_grad_(), psi.detach().requires_grad_()
+
+    def parameters(self, theta: Float[Tensor, " d"]) -> dict[str, dict[str, Tensor]]:
+        """``theta`` as ``{"generator": {name: tensor}, "discriminator": {name: tensor}}``."""
+        return {
+            player.role: player.unflatten(part) for player, part in zip(self.players, self.split(theta), strict=True)
+        }
+
+    def snapshot(self, device: torch.device) -> Game:
+        """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
+        snapshot = copy.copy(self)
+        for player in self.players:
+            setattr(snapshot, player.role, Player(player.role, copy.deepcopy(player.module).to(device)))
+        return snapshot
+
+    def losses(
+        self,
+        phi: Float[Tensor, " d_phi"],
+        psi: Float[Tensor, " d_psi"],
+        rows: Float[Tensor, "batch *instance"],
+        latents: Float[Tensor, "n_z *latent"],
+        weights: Float[Tensor, " batch"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """``(L_G, L_D)``. The fake batch's forward pass is shared by both players."""
+        discriminator = self.discriminator.at(psi)
+        real = _logits(discriminator, rows)
+        fake = _logits(discriminator, self.generator.at(phi)(latents))
+        generator_loss = _mean(self.loss.generator(fake))
+        discriminator_loss = _mean(weights * self.loss.real(real)) + _mean(self.loss.fake(fake))
+        if self.l2[0]:
+            generator_loss = generator_loss + 0.5 * self.l2[0] * phi.square().sum()
+        if self.l2[1]:
+            discriminator_loss = discriminator_loss + 0.5 * self.l2[1] * psi.square().sum()
+        return generator_loss, discriminator_loss
+
+    def gradient(
+        self,
+        phi: Float[Tensor, "*models d_phi"],
+        psi: Float[Tensor, "*models d_psi"],
+        rows: Float[Tensor, "batch *instance"],
+        latents: Float[Tensor, "n_z *latent"],
+        weights: Float[Tensor, "*models batch"],
+        create_graph: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """``v_w(theta) = (grad_phi L_G, grad_psi L_D)``: TNNLS eq. 4, ICLR eq. 3.
+
+        ``phi`` and ``psi`` come from :meth:`leaves`. With a leading dimension they are as many models, each with its
+        own weights: their costs are summed, so that one backward pass serves all. Returns the two parts, in the
+        shapes of ``phi`` and ``psi``; with ``create_graph`` they can be differentiated once more.
+        """
+        with torch.enable_grad():
+            costs = self.losses if phi.ndim == 1 else vmap(self.losses, in_dims=(0, 0, None, None, 0))
+            generator_loss, discriminator_loss = costs(phi, psi, rows, latents, weights)
+            v_phi = _gradient(generator_loss, phi, create_graph, retain_graph=True)
+            v_psi = _gradient(discriminator_loss, psi, create_graph, retain_graph=create_graph)
+        return v_phi, v_psi
+
+
+class Players:
+    """Both players of a game at one ``theta = (phi, psi)``: what a metric sees."""
+
+    def __init__(self, game: Game, phi: Float[Tensor, " d_phi"], psi: Float[Tensor, " d_psi"]):
+        self.game, self.phi, self.psi = game, phi, psi
+
+    def generate(self, latents: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *instance"]:
+        """The generator's rows for these latents."""
+        return self.game.generator.at(self.phi)(latents.to(self.phi.device))
+
+    def discriminate(self, rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
+        """The discriminator's logits for these rows."""
+        return _logits(self.game.discriminator.at(self.psi), rows.to(self.psi.device))
+
+
+def _logits(discriminator: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
+    logits = discriminator(rows)
+    if logits.shape not in ((len(rows),), (len(rows), 1)):
+        raise ValueError(
+            f"the discriminator returned shape {tuple(logits.shape)} for {len(rows)} rows: "
+            f"it must return one logit a row, ({len(rows)},) or ({len(rows)}, 1)"
+        )
+    return logits.view(len(rows)) if logits.ndim > 1 else logits
+
+
+def _mean(costs: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+    return costs.sum() / len(costs)  # not mean(): its backward divides every row where this divides one number
+
+
+def _gradient(costs: Float[Tensor, "*models"], leaf: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
+    """Each model's gradient of its own cost, as the gradient of the sum of all."""
+    if not costs.requires_grad:  # a player without parameters, or a cost that is constant
+        return torch.zeros_like(leaf)
+    ones = torch.ones(costs.shape, dtype=costs.dtype, device=costs.device)
+    (gradient,) = torch.autograd.grad(
+        costs, leaf, ones, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
+    )
+    return gradient
+
+
+def _reject_stochastic_and_batch_dependent(role: str, module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        where = f"the {role}'s {type(part).__name__} {name!r}" if name else f"the {role}"
+        tracks = isinstance(part, nn.modules.batchnorm._NormBase) and part.training and part.track_running_stats
+        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or not part.track_running_stats)
+        if tracks or mixes:
+            raise ValueError(
+                f"{where} uses batch statistics, so removing one row would change all others' terms: use "
+                "GroupNorm or LayerNorm, or put it in eval() mode with running statistics"
+            )
+        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0:
+            raise ValueError(f"{where} draws fresh randomness at every call, so no step can be replayed: call .eval()")
+
+
+def _reject_shared_parameters(generator: nn.Module, discriminator: nn.Module) -> None:
+    ours = {id(p): name for name, p in generator.named_parameters() if p.requires_grad}
+    for name, p in discriminator.named_parameters():
+        if p.requires_grad and id(p) in ours:
+            raise ValueError(
+                f"generator parameter {ours[id(p)]!r} and discriminator parameter {name!r} are the same tensor: "
+                "each player needs its own; copy one of the modules or freeze the shared parameter"
+            )
+
+
+def _check_l2(l2: tuple[float, float]) -> tuple[float, float]:
+    if not (isinstance(l2, tuple | list) and len(l2) == 2 and all(math.isfinite(rate) and rate >= 0 for rate in l2)):
+        raise ValueError(f"l2 must be two finite rates >= 0, (lambda_1, lambda_2), got {l2!r}")
+    return float(l2[0]), float(l2[1])
+
+
+def _common_dtype(*players: Player) -> torch.dtype:
+    dtypes = {player.role: player.vector().dtype for player in players if player.size}
+    if not dtypes:
+        raise ValueError("neither player has a parameter with requires_grad: there is nothing to train")
+    if len(set(dtypes.values())) > 1:
+        described = " and ".join(f"the {role} {_names({dtype})}" for role, dtype in dtypes.items())
+        raise TypeError(f"the players differ in data type, {described}: convert one with .double() or .float()")
+    return next(iter(dtypes.values()))
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

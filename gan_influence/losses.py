@@ -1,0 +1,88 @@
+"""The six GAN losses, as costs per row of logits.
+
+Both players minimise. With a weight ``w_i`` per real row and logits ``a = D(psi, .)``::
+
+    L_D = mean_i w_i real(a_i) + mean_z fake(a_z)        L_G = mean_z generator(a_z)
+
+TNNLS eq. 2 maximises ``V = mean f(D(x)) + mean g(D(G(z)))`` over psi: there ``real = -f``, ``fake = -g`` and,
+in the zero-sum game, ``generator = g``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import relu, softplus
+
+__all__ = ["LOSSES", "Loss", "RowLoss", "resolve"]
+
+Cost = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What a game needs of a loss: three costs per row, each of a vector of logits ``(rows,)``, to be minimised."""
+
+    @property
+    def real(self) -> Cost: ...
+
+    @property
+    def fake(self) -> Cost: ...
+
+    @property
+    def generator(self) -> Cost: ...
+
+
+@dataclass(frozen=True)
+class RowLoss:
+    """A loss made of three functions ``(rows,) -> (rows,)`` of the logits.
+
+    Example:
+        >>> import torch
+        >>> RowLoss(real=lambda a: -a, fake=lambda a: a, generator=lambda a: -a).real(torch.tensor([2.0]))
+        tensor([-2.])
+    """
+
+    real: Cost
+    fake: Cost
+    generator: Cost
+
+
+LOSSES: dict[str, RowLoss] = {
+    # Zero-sum, f(a) = log sigmoid(a) = -softplus(-a) and g(a) = f(-a) (Goodfellow et al. 2014).
+    "minimax": RowLoss(lambda a: softplus(-a), softplus, lambda a: -softplus(a)),
+    # Goodfellow et al. 2014, section 3: G maximises log sigmoid(D(G(z))). "Modified minimax" in ICLR 2021's code.
+    "non_saturating": RowLoss(lambda a: softplus(-a), softplus, lambda a: softplus(-a)),
+    # Arjovsky et al. 2017: f(a) = a, g(a) = -a.
+    "wasserstein": RowLoss(lambda a: -a, lambda a: a, lambda a: -a),
+    # Mao et al. 2017 with targets 1, 0, 1; without their factor 1/2, as in ICLR 2021's published code.
+    "least_squares": RowLoss(lambda a: (a - 1) ** 2, lambda a: a**2, lambda a: (a - 1) ** 2),
+    # Lim and Ye 2017.
+    "hinge": RowLoss(lambda a: relu(1 - a), lambda a: relu(1 + a), lambda a: -a),
+    # The hinge made smooth, as in ICLR 2021's published code.
+    "softplus": RowLoss(lambda a: softplus(1 - a), lambda a: softplus(1 + a), lambda a: -a),
+}
+
+
+def resolve(loss: str | Loss) -> Loss:
+    """The loss of that name, or ``loss`` itself where it is an object with ``real``, ``fake`` and ``generator``.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: the object lacks one of the three costs.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"unknown loss {loss!r}; known losses: {', '.join(sorted(LOSSES))}")
+        return LOSSES[loss]
+    missing = [cost for cost in ("real", "fake", "generator") if not callable(getattr(loss, cost, None))]
+    if missing:
+        raise TypeError(
+            f"loss {loss!r} has no {' and no '.join(missing)}: give real(logits), fake(logits) and generator(logits), "
+            f"or one of the names {', '.join(sorted(LOSSES))}"
+        )
+    return loss

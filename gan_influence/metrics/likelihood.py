@@ -1,0 +1,88 @@
+"""Average log-likelihood of reference rows under a kernel density estimate of the generated ones."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gan_influence.game import Players
+from gan_influence.trace import Trace
+
+__all__ = ["AverageLogLikelihood"]
+
+
+class AverageLogLikelihood:
+    r"""ALL (TNNLS VI-A1, Appendix C-A; ICLR C.1): larger is better; in nats per reference row.
+
+    A Gaussian kernel of bandwidth h on each of K generated points ``g_k = G(phi, z_k)`` in dimension d::
+
+        E = (1/n) sum_i log [ (1/K) sum_k (2 pi h^2)^(-d/2) exp( -|x_i - g_k|^2 / (2 h^2) ) ]
+
+    The same number as ``sklearn.neighbors.KernelDensity(bandwidth=h).fit(generated).score(reference) / n``.
+
+    Args:
+        reference: rows to be explained, ``(n, *instance_shape)``; each is flattened to d numbers.
+        latents: ``(K, *latent_shape)``, apart from those of training.
+        bandwidth: h > 0, in the units of the data.
+
+    Raises:
+        TypeError: reference or latents are not floating-point tensors.
+        ValueError: one of them is empty or not finite, or the bandwidth is not a finite number above 0.
+
+    Example:
+        >>> import gan_influence as gi
+        >>> metric = gi.metrics.AverageLogLikelihood(torch.zeros(5, 1).double(), torch.zeros(3, 1).double())
+        >>> game = gi.Game(*gi.models.lqgan(scale=0.0, shift=0.0))
+        >>> trace = gi.train(game, torch.zeros(5, 1).double(), gi.FullBatch(torch.zeros(3, 1).double()), 0, gi.SGD(0.1))
+        >>> round(float(metric(trace)), 6)  # -log(2 pi) / 2
+        -0.918939
+    """
+
+    def __init__(
+        self,
+        reference: Float[Tensor, "n *instance"],
+        latents: Float[Tensor, "K *latent"],
+        bandwidth: float = 1.0,
+    ):
+        for name, rows in (("reference", reference), ("latents", latents)):
+            if not isinstance(rows, Tensor) or not rows.is_floating_point():
+                raise TypeError(
+                    f"{name} must be a floating-point tensor, got {getattr(rows, 'dtype', type(rows).__name__)}"
+                )
+            if rows.ndim == 0 or len(rows) == 0:
+                raise ValueError(f"{name} must hold at least one row, got shape {tuple(rows.shape)}")
+            if not rows.isfinite().all():
+                raise ValueError(f"{name} contains NaN or infinity")
+        if isinstance(bandwidth, bool) or not 0 < bandwidth < math.inf:
+            raise ValueError(f"bandwidth must be a finite number above 0, got {bandwidth!r}")
+        flat = reference.detach().reshape(len(reference), -1)
+        self.center = flat.mean(0)  # distances by |x|^2 + |g|^2 - 2 x.g lose nothing when both lie near the origin
+        self.centered = flat - self.center
+        self.latents = latents.detach()
+        self.bandwidth = float(bandwidth)
+
+    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
+        """The metric at the end of the run."""
+        with torch.no_grad():
+            return self.value(trace.players())
+
+    def value(self, players: Players) -> Float[Tensor, ""]:
+        """The metric at these players, differentiable."""
+        generated = players.generate(self.latents).reshape(len(self.latents), -1)
+        reference = self.centered.to(generated.device)
+        if generated.shape[1] != reference.shape[1]:
+            raise ValueError(
+                f"the generator makes rows of {generated.shape[1]} numbers, "
+                f"but the metric's reference has {reference.shape[1]}"
+            )
+        generated = generated - self.center.to(generated.device)
+        precision = 1 / self.bandwidth**2
+        exponents = precision * (
+            reference @ generated.T - 0.5 * reference.square().sum(1, keepdim=True) - 0.5 * generated.square().sum(1)
+        )
+        dimension = reference.shape[1]
+        normaliser = math.log(len(generated)) + 0.5 * dimension * math.log(2 * math.pi * self.bandwidth**2)
+        return exponents.logsumexp(1).mean() - normaliser

@@ -1,0 +1,124 @@
+"""Replay a function of tensors as the plain list of operations that it performed.
+
+A training step or an adjoint step of a small game is a hundred operations of a few microseconds each, and building and
+walking autograd graphs (through ``vmap``, module calls and Python) costs several times the arithmetic. The steps of
+a run all perform the same operations on tensors of the same shapes, so one of them can be recorded, forward and
+backward passes alike, and replayed. Operations, shapes and order are the same, hence so are the bits; the first
+replay is compared with the function itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+__all__ = ["Recorded"]
+
+Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
+
+_EAGER_CALLS = 64  # recording takes as long as about a hundred calls
+
+
+class Recorded(Generic[Outputs]):
+    """``function``, recorded once it has been called often with tensors of the same shapes.
+
+    Args:
+        function: takes tensors only and returns a tensor or a tuple of them, without side effects. What it closes
+            over must not change between calls.
+
+    A function that cannot be recorded, because its Python code branches on tensor values, goes on being called, with a
+    warning that it is slow.
+    """
+
+    def __init__(self, function: Callable[..., Outputs]):
+        self._function: Callable[..., Outputs] = function
+        self._calls: dict[tuple, int] = {}
+        self._replays: dict[tuple, Callable[..., Outputs]] = {}
+
+    def __call__(self, *tensors: Tensor) -> Outputs:
+        signature = tuple(tensor.shape for tensor in tensors)
+        replay = self._replays.get(signature)
+        if replay is not None:
+            with torch.no_grad():
+                return replay(*tensors)
+        calls = self._calls[signature] = self._calls.get(signature, 0) + 1
+        if calls == _EAGER_CALLS:
+            self._replays[signature] = _record(self._function, *tensors)
+        return self._function(*tensors)
+
+
+def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
+    from torch.fx.experimental.proxy_tensor import (
+        make_fx,  # seconds to import, and only long runs need it
+    )
+
+    try:
+        module = make_fx(lambda *inputs: function(*inputs))(*tensors)
+    except RuntimeError as error:
+        return _give_up(function, f"it could not be traced: {error}")
+    for node in list(module.graph.nodes):
+        if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+            node.replace_all_uses_with(node.args[0])
+        elif _is_constant(node):
+            _fold(module, node)
+        elif isinstance(node.target, torch._ops.OpOverload):
+            node.target = _quick(node.target)
+    module.graph.eliminate_dead_code(is_impure_node=_writes)
+    module.recompile()
+    replay = module.forward
+    with torch.no_grad():
+        if _bits(replay(*tensors)) != _bits(function(*tensors)):
+            return _give_up(function, "the replay differs from it in some bits")
+    return replay
+
+
+def _is_constant(node: torch.fx.Node) -> bool:
+    of_constants = {source.op for source in node.all_input_nodes} == {"get_attr"}
+    return node.op == "call_function" and of_constants and isinstance(node.meta["val"], Tensor)
+
+
+def _fold(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+    """Compute once what does not depend on the function's arguments."""
+    constants = {source: getattr(module, str(source.target)) for source in node.all_input_nodes}
+    with torch.no_grad():
+        value = cast(torch._ops.OpOverload, node.target)(
+            *torch.fx.map_arg(node.args, constants.__getitem__), **node.kwargs
+        )
+    name = f"_folded_{node.name}"
+    module.register_buffer(name, value)
+    with module.graph.inserting_before(node):
+        node.replace_all_uses_with(module.graph.get_attr(name))
+
+
+def _give_up(function: Callable[..., Outputs], reason: str) -> Callable[..., Outputs]:
+    warnings.warn(f"a step is called as it is, several times slower than recorded: {reason}", stacklevel=4)
+    return function
+
+
+def _quick(target: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The same operation through torch's own Python bindings, which cost a third of a call through ``torch.ops``."""
+    if target.namespace == "aten" and target._schema.name.removeprefix("aten::") in _BOUND:
+        name = target._schema.name.removeprefix("aten::")
+        return getattr(torch, name, None) or getattr(torch.Tensor, name)
+    return target
+
+
+_BOUND = frozenset(
+    "abs add bmm cat clone div exp expand log log1p logsumexp matmul mean mm mul neg permute pow reciprocal relu "
+    "select sigmoid split_with_sizes squeeze sub sum t tanh transpose unsqueeze view".split()
+)
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _bits(outputs: Tensor | tuple[Tensor, ...]) -> list[bytes]:
+    tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors]
