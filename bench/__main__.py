@@ -1,0 +1,71 @@
+"""``python -m bench``: measure the ratios, write ``bench.json`` and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from bench.cases import CASES
+from bench.ratios import measure
+from reports.provenance import program, provenance, resolve_device
+from reports.store import ensure_writable, write_json
+
+PAIRS = {"smoke": 1, "standard": 5}
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    ensure_writable(arguments.out)
+    device = resolve_device(arguments.device)
+    pairs = PAIRS[arguments.preset]
+    ratios: list[dict[str, Any]] = []
+    for case in tqdm(CASES, desc="bench", unit="ratio"):
+        measured = measure(case, device, pairs)
+        bound, limit = case.limit
+        row = {"name": case.name, "game": case.game, "device": device, **measured.summary(), "pairs": pairs}
+        ratios.append({**row, "target": f"{bound} {limit:g}", "met": case.holds(row["median"])})
+        tqdm.write(
+            f"{case.name:48} {row['median']:8.2f}  [{row['low']:.2f}, {row['high']:.2f}]  target {bound} {limit:g}"
+        )
+    record = {**provenance(program("bench"), device), "threads": torch.get_num_threads()}
+    write_json(arguments.out / "bench.json", {"provenance": record, "preset": arguments.preset, "ratios": ratios})
+    _plot(ratios, arguments.out)
+    print(f"results: {(arguments.out / 'bench.json').resolve()}")
+    return 0
+
+
+def _plot(ratios: list[dict[str, Any]], out: Path) -> None:
+    matplotlib.use("Agg")
+    figure = Figure(figsize=(8, 0.6 * len(ratios) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(ratios):
+        axes.barh(place, row["median"], color="C0" if row["met"] else "C3", alpha=0.7)
+        axes.plot([row["low"], row["high"]], [place, place], "k-", linewidth=1.2)
+        axes.plot([float(row["target"].split()[1])] * 2, [place - 0.4, place + 0.4], "k:", linewidth=1.2)
+    axes.set_yticks(range(len(ratios)), [f"{row['name']}\n{row['game']}" for row in ratios], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("ratio of times: median, range over pairs, dotted: target")
+    figure.savefig(out / "ratios.png", dpi=160)
+    figure.savefig(out / "ratios.pdf", metadata={"CreationDate": None})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure ratios of times, interleaved in one run, and write bench.json."
+    )
+    parser.add_argument("--preset", choices=tuple(PAIRS), default="standard", help="smoke: one pair; standard: five")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR", help="where to write")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Ratios on the LQGAN of TNNLS Table V: 1 000 rows, 1 000 latents, float64."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import gan_influence as gi
+from bench.ratios import Call, Case
+from gan_influence.adjoint import pull_back_step
+from gan_influence.metrics.metric import metric_gradients
+from gan_influence.recording import Recorded
+
+__all__ = ["CASES"]
+
+ROWS, STEPS, REMOVALS, SINGLES = 1000, 1000, 100, 4
+
+
+def _trained(device: str) -> tuple[gi.Trace, gi.metrics.Metric]:
+    normal = gi.datasets.normal_1d
+    data, latents = normal(ROWS, seed=0), normal(ROWS, mean=0.0, seed=1)
+    metric = gi.metrics.AverageLogLikelihood(normal(ROWS, seed=2), normal(ROWS, mean=0.0, seed=3))
+    game = gi.Game(*gi.models.lqgan(seed=0))
+    return gi.train(game, data, gi.FullBatch(latents), STEPS, gi.SGD(lr=0.01), device=device), metric
+
+
+def one_by_one_against_batch(device: str) -> tuple[Call, Call, float]:
+    """100 removals: a loop over ``gi.retrain`` (a few of them timed, times the rest) against ``gi.counterfactual``."""
+    trace, metric = _trained(device)
+
+    def one_by_one() -> list[Tensor]:
+        return [metric.value(gi.retrain(trace, [row]).players()) for row in range(SINGLES)]
+
+    def batch() -> Tensor:
+        return gi.counterfactual(trace, metric, [[row] for row in range(REMOVALS)])
+
+    return one_by_one, batch, REMOVALS / SINGLES
+
+
+def all_rows_against_one(device: str) -> tuple[Call, Call, float]:
+    """Scores of all rows, ``gi.itd``, against TNNLS Alg. 1 as it is printed, for one row."""
+    trace, metric = _trained(device)
+    return lambda: gi.itd(trace, metric), lambda: _itd_of_one_row(trace, metric, 0), 1.0
+
+
+def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
+    """The sweep against the training run that it differentiates."""
+    trace, metric = _trained(device)
+    return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
+
+
+def recorded_against_eager(device: str) -> tuple[Call, Call, float]:
+    """An adjoint step called as it is against its recording."""
+    trace, _ = _trained(device)
+    inputs, state = trace.inputs(0), trace.state(0)
+    arguments = (torch.ones_like(state), state, trace.weights, inputs.rows, inputs.latents, inputs.time)
+    eager = partial(pull_back_step, trace.game, trace.updates, 0.0)
+    recorded = Recorded(eager)
+    for _ in range(100):
+        recorded(*arguments)
+    return lambda: [eager(*arguments) for _ in range(200)], lambda: [recorded(*arguments) for _ in range(200)], 1.0
+
+
+def _itd_of_one_row(trace: gi.Trace, metric: gi.metrics.Metric, row: int) -> float:
+    """TNNLS Alg. 1, lines 1 to 6, for the row j: one product with ``J^T`` and one row's gradient a step."""
+    game, eta = trace.game, 0.01
+
+    def step(u: Tensor, theta: Tensor, rows: Tensor, latents: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        phi, psi = game.leaves(theta)
+        field = game.gradient(phi, psi, rows, latents, weights, create_graph=True)
+        product = torch.autograd.grad(field, (phi, psi), game.split(u), materialize_grads=True)
+        cost = game.loss.real(game.discriminator.at(psi)(rows[row : row + 1]).reshape(-1)).sum()
+        (gradient,) = torch.autograd.grad(cost, psi)
+        change = eta / len(rows) * (gradient * game.split(u)[1]).sum()
+        return u - eta * torch.cat(product), change.detach()
+
+    recorded = Recorded(step)
+    u, score = metric_gradients(metric, game, trace.thetas([trace.steps]))[0], 0.0
+    for t in reversed(range(trace.steps)):
+        inputs = trace.inputs(t)
+        u, change = recorded(u, trace.theta(t), inputs.rows, inputs.latents, trace.weights)
+        score += float(change)
+    return score
+
+
+CASES = (
+    Case("retraining_one_by_one / retraining_as_a_batch", "lqgan", (">=", 20.0), one_by_one_against_batch),
+    Case("itd_all_rows / itd_one_row", "lqgan", ("<=", 1.1), all_rows_against_one),
+    Case("itd_step / training_step", "lqgan", ("<=", 3.0), adjoint_against_training_step),
+    Case("eager_adjoint_step / recorded_adjoint_step", "lqgan", (">=", 1.5), recorded_against_eager),
+)

@@ -1,0 +1,82 @@
+"""``python -m reports``: run the papers' experiments and write the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from reports.experiments import EXPERIMENTS
+from reports.provenance import program, resolve_device
+from reports.store import ensure_writable
+
+
+def main() -> int:
+    parser = _parser()
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.experiments if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"unknown experiment {', '.join(unknown)}; known experiments: {', '.join(EXPERIMENTS)}")
+    if arguments.list:
+        for experiment in EXPERIMENTS.values():
+            print(f"{experiment.name:20} {experiment.title} ({experiment.source})")
+        return 0
+    from reports.page import write_experiment, write_page
+    from reports.runner import run
+
+    ensure_writable(arguments.out)
+    device = resolve_device(arguments.device)
+    results = {}
+    try:
+        for name in arguments.experiments or EXPERIMENTS:
+            experiment = EXPERIMENTS[name]
+            results[name] = run(
+                experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports")
+            )
+            write_experiment(experiment, results[name], arguments.out / name)
+    except KeyboardInterrupt:
+        tqdm.write("interrupted; finished units are kept: the same command goes on from there")
+        return 130
+    write_page(results, arguments.out / "index.html")
+    print(f"report: {(arguments.out / 'index.html').resolve()}")
+    diverged = sum("diverged" in run for result in results.values() for run in result["runs"])
+    if diverged:
+        print(f"{diverged} runs diverged: see the report", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports",
+        description="Run the papers' experiments and write tables, figures and an HTML report.",
+    )
+    parser.add_argument(
+        "experiments", nargs="*", metavar="EXPERIMENT", help=f"which to run, all by default: {', '.join(EXPERIMENTS)}"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("smoke", "standard", "paper"),
+        default="standard",
+        help="smoke: small; standard: the paper's settings, few seeds; paper: all seeds (default: %(default)s)",
+    )
+    parser.add_argument("--seeds", type=_count, metavar="K", help="how many seeds, 0 ... K-1, instead of the preset's")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/reports"), metavar="DIR", help="where to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the experiments and stop")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds >= 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

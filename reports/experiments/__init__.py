@@ -1,0 +1,8 @@
+"""The experiments, each a file that declares itself."""
+
+from reports.experiment import Experiment
+from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
+
+__all__ = ["EXPERIMENTS"]
+
+EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (LQGAN_ACCURACY,)}

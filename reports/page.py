@@ -1,0 +1,120 @@
+"""The report: one self-contained HTML page for all experiments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reports.experiment import Experiment
+from reports.experiments import EXPERIMENTS
+from reports.figures import as_svg, write_figure
+from reports.statistics import VERDICT_RULE
+from reports.store import write_text
+from reports.summary import Summary
+from reports.tables import as_csv, as_latex, as_markdown, number, significant, spread
+
+__all__ = ["committed_result", "write_experiment", "write_page"]
+
+RESULTS = Path(__file__).parent / "results"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def committed_result(name: str) -> dict[str, Any] | None:
+    """The result that the repository keeps of an experiment, if it keeps one."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_experiment(experiment: Experiment, result: dict[str, Any], folder: Path) -> None:
+    """``table.csv``, ``table.md``, ``table.tex``, ``figure.png`` and ``figure.pdf`` of one result."""
+    summary = Summary(experiment, result)
+    cells = result["cells"]
+    write_text(folder / "table.csv", as_csv(summary, cells))
+    write_text(folder / "table.md", as_markdown(summary, cells))
+    write_text(folder / "table.tex", as_latex(summary, cells))
+    write_figure(experiment, summary, folder)
+
+
+def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """The page for these results, each beside the committed one of the same experiment."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    sections = []
+    for name, result in results.items():
+        experiment = EXPERIMENTS[name]
+        blocks = [_block(experiment, result, "This run")]
+        kept = committed_result(name)
+        if kept is not None:
+            blocks.append(_block(experiment, kept, "Committed result"))
+        sections.append({"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)})
+    page = environment.get_template("index.html").render(sections=sections, rule=VERDICT_RULE)
+    write_text(path, page)
+
+
+def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict[str, Any]:
+    summary = Summary(experiment, result)
+    at = {(cell["table"], cell["row"], cell["column"]): cell for cell in result["cells"]}
+    tables = [
+        {
+            "quantity": quantity,
+            "lines": [
+                (row, [_shown(at[quantity.table, row, column], quantity.decimals) for column in summary.columns])
+                for row in summary.rows
+            ],
+        }
+        for quantity in experiment.quantities
+    ]
+    verdicts: dict[str, int] = {}
+    for cell in result["cells"]:
+        if cell["verdict"]:
+            verdicts[cell["verdict"]] = verdicts.get(cell["verdict"], 0) + 1
+    return {
+        "heading": heading,
+        "result": result,
+        "columns": summary.columns,
+        "tables": tables,
+        "verdicts": verdicts,
+        "differing": [cell for cell in result["cells"] if cell["verdict"] == "differs"],
+        "diverged": summary.diverged,
+        "findings": experiment.findings(summary) if summary.runs else [],
+        "figure": Markup(as_svg(experiment, summary)) if summary.runs else "",
+    }
+
+
+def _shown(cell: dict[str, Any], decimals: int | None) -> dict[str, Any]:
+    finer = None if decimals is None else decimals + 1
+    return {
+        **cell,
+        "shown": number(cell["measured"], decimals),
+        "spread": spread(cell, "", decimals),
+        "printed": number(cell["published"], decimals),
+        "printed_spread": spread(cell, "published_", decimals),
+        "significant": significant(cell),
+        "interval": "" if cell["low"] is None else f"[{number(cell['low'], finer)}, {number(cell['high'], finer)}]",
+    }
+
+
+def _agreement(result: dict[str, Any], kept: dict[str, Any] | None) -> str | None:
+    """Do the seeds that this run shares with the committed result give the same numbers?"""
+    if kept is None or kept["settings_digest"] != result["settings_digest"]:
+        return None
+    ours = {run["seed"]: run["values"] for run in result["runs"] if "values" in run}
+    theirs = {run["seed"]: run["values"] for run in kept["runs"] if "values" in run}
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return None
+    same = [seed for seed in shared if _close(ours[seed], theirs[seed])]
+    return f"{len(same)} of {len(shared)} seeds of this run give the committed values (to 1e-6, relative or absolute)."
+
+
+def _close(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_close(one[key], other[key]) for key in one)
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= 1e-6 * max(1.0, abs(one), abs(other))

@@ -1,0 +1,89 @@
+"""What is needed to repeat a run: command, versions, machine, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+__all__ = ["describe_device", "program", "provenance", "resolve_device"]
+
+
+def provenance(command: list[str], device: str) -> dict[str, Any]:
+    """Command, package versions, machine, device and commit of this program."""
+    return {
+        "command": shlex.join(command),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "numpy", "scipy")},
+            "gan-influence": _own_version(),
+        },
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": describe_device(device),
+        "commit": _commit(),
+    }
+
+
+def resolve_device(name: str) -> str:
+    """``auto`` is ``cuda`` where there is one.
+
+    Raises:
+        SystemExit: ``cuda`` was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    return "cuda" if available and name != "cpu" else "cpu"
+
+
+def describe_device(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+def _own_version() -> str:
+    from gan_influence import __version__
+
+    return __version__
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; ``None`` outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        ran = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return ran.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changed else commit
+
+
+def program(module: str) -> list[str]:
+    """The command line that was typed, for a program run with ``python -m``."""
+    return ["python", "-m", module, *sys.argv[1:]]

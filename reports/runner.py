@@ -1,0 +1,121 @@
+"""Run an experiment: units of work in parallel processes, each stored by itself, so that a killed run resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gan_influence import DivergenceError
+from reports.experiment import Experiment, Settings, digest
+from reports.provenance import provenance
+from reports.store import ForeignResultError, read_json, set_aside, write_json
+from reports.summary import Summary
+from reports.workers import worker_pool
+
+__all__ = ["FORMAT", "run"]
+
+FORMAT = "gan-influence result 1"
+
+
+def run(
+    experiment: Experiment, preset: str, seeds: int | None, out: Path, device: str, command: list[str]
+) -> dict[str, Any]:
+    """Run what is missing of an experiment and store it as ``out/NAME/result.json``.
+
+    Every unit of work is stored when it is done, every seed enters ``result.json`` when its units are: a run that was
+    interrupted, in whatever way, goes on where it stopped. A ``result.json`` that is damaged or belongs to other
+    settings is set aside and named.
+    """
+    settings = experiment.presets[preset].settings
+    wanted = range(experiment.presets[preset].seeds if seeds is None else seeds)
+    folder = out / experiment.name
+    identity = {"format": FORMAT, "experiment": experiment.name, "settings_digest": digest(settings)}
+    runs = {run["seed"]: run for run in _resume(folder / "result.json", identity)}
+    missing = [seed for seed in wanted if seed not in runs]
+
+    def result() -> dict[str, Any]:
+        kept = [runs[seed] for seed in wanted if seed in runs]
+        whole: dict[str, Any] = {
+            **identity,
+            "preset": preset,
+            "settings": settings,
+            "provenance": provenance(command, device),
+        }
+        whole["provenance"]["seconds"] = round(sum(run["seconds"] for run in kept), 1)
+        whole["runs"] = kept
+        whole["cells"] = Summary(experiment, whole).cells()
+        return whole
+
+    for seed, finished in _run_seeds(experiment, settings, missing, folder, device):
+        runs[seed] = finished
+        write_json(folder / "result.json", result())
+    final = result()
+    write_json(folder / "result.json", final)
+    return final
+
+
+def _resume(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return list(read_json(path, identity)["runs"])
+    except (ForeignResultError, KeyError) as error:
+        aside = set_aside(path)
+        tqdm.write(f"{path} cannot be resumed: {error}. It was set aside as {aside}")
+        return []
+
+
+def _run_seeds(
+    experiment: Experiment, settings: Settings, seeds: list[int], folder: Path, device: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield ``(seed, run)`` as the units of each seed are completed."""
+    units = list(experiment.units(settings))
+    todo = [(seed, unit) for seed in seeds for unit in units]
+    if not todo:
+        return
+    records: dict[int, dict[str, Any]] = {seed: {} for seed in seeds}
+    with worker_pool(len(todo), device) as pool, tqdm(total=len(todo), desc=experiment.name, unit="unit") as bar:
+        pending = {
+            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device): (seed, unit)
+            for seed, unit in todo
+        }
+        for future in as_completed(pending):
+            seed, unit = pending[future]
+            records[seed][unit] = future.result()
+            bar.update()
+            bar.set_postfix_str(f"seed {seed}, {unit}")
+            if len(records[seed]) == len(units):
+                yield seed, _combine(experiment, settings, seed, records.pop(seed))
+
+
+def _combine(experiment: Experiment, settings: Settings, seed: int, records: dict[str, Any]) -> dict[str, Any]:
+    run: dict[str, Any] = {"seed": seed, "seconds": round(sum(record["seconds"] for record in records.values()), 1)}
+    run["data"] = next((record["data"] for record in records.values() if "data" in record), None)
+    diverged = [record["diverged"] for record in records.values() if "diverged" in record]
+    return {**run, "diverged": diverged[0]} if diverged else {**run, "values": experiment.combine(settings, records)}
+
+
+def _unit(name: str, settings: Settings, seed: int, unit: str, folder: Path, device: str) -> dict[str, Any]:
+    """In a worker: one unit of work, from its file where that is there already."""
+    from reports.experiments import EXPERIMENTS
+
+    identity = {"format": FORMAT, "settings_digest": digest(settings), "seed": seed, "unit": unit, "device": device}
+    path = folder / "units" / digest(settings) / f"seed-{seed}.{unit}.json"
+    if path.exists():
+        try:
+            return read_json(path, identity)
+        except ForeignResultError as error:
+            tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}")
+    begun = time.time()
+    try:
+        record = EXPERIMENTS[name].run_unit(settings, seed, unit, device)
+    except DivergenceError as error:
+        record = {"diverged": str(error)}
+    record = {**identity, "seconds": round(time.time() - begun, 1), **record}
+    write_json(path, record)
+    return record

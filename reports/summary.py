@@ -1,0 +1,116 @@
+"""From the runs of an experiment to its cells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reports.statistics import bootstrap_interval, p_above_zero, verdict
+
+if TYPE_CHECKING:
+    from reports.experiment import Experiment, Quantity
+
+__all__ = ["Published", "Summary", "load_published"]
+
+PUBLISHED_FOLDER = Path(__file__).parent / "published"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A paper's printed numbers, as data."""
+
+    source: str
+    decimals: int
+    cells: dict[tuple[str, str, str], dict[str, Any]]
+
+    @property
+    def rounding(self) -> float:
+        """How far a printed number may be from what was rounded, with room for the rounding of that."""
+        return 0.5 * 10**-self.decimals + 1e-9
+
+
+def load_published(name: str) -> Published:
+    """The printed values of an experiment, from ``reports/published``."""
+    content = json.loads((PUBLISHED_FOLDER / f"{name}.json").read_text())
+    cells = {(cell["table"], cell["row"], cell["column"]): cell for cell in content["cells"]}
+    return Published(content["source"], content["decimals"], cells)
+
+
+class Summary:
+    """The runs of one experiment, cell by cell, beside the printed values.
+
+    Args:
+        experiment: what was run.
+        result: a stored result, with ``preset``, ``settings`` and ``runs``.
+    """
+
+    def __init__(self, experiment: Experiment, result: dict[str, Any]):
+        self.experiment = experiment
+        self.comparable = experiment.presets[result["preset"]].as_published
+        self.rows = list(experiment.rows(result["settings"]))
+        self.columns = list(experiment.columns(result["settings"]))
+        self.runs = [run for run in result["runs"] if "values" in run]
+        self.diverged = [run for run in result["runs"] if "diverged" in run]
+        self.published = load_published(experiment.name)
+
+    def values(self, table: str, row: str, column: str) -> list[float]:
+        """The cell's value of every seed that has a finite one."""
+        found = [run["values"][table][row][column] for run in self.runs]
+        return [value for value in found if value is not None and np.isfinite(value)]
+
+    def mean(self, table: str, row: str, column: str) -> float | None:
+        values = self.values(table, row, column)
+        return float(np.mean(values)) if values else None
+
+    def median(self, table: str, row: str, column: str) -> float | None:
+        values = self.values(table, row, column)
+        return float(np.median(values)) if values else None
+
+    def percentiles(self, table: str, row: str, column: str) -> tuple[float, float]:
+        """The 10 % and 90 % percentiles over seeds."""
+        values = self.values(table, row, column)
+        low, high = np.percentile(values, [10, 90]) if values else (np.nan, np.nan)
+        return float(low), float(high)
+
+    def published_mean(self, table: str, row: str, column: str) -> float | None:
+        cell = self.published.cells.get((table, row, column))
+        return None if cell is None else cell["value"]
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Every cell of every table, row by row as the paper prints them."""
+        return [
+            self._cell(quantity, row, column)
+            for quantity in self.experiment.quantities
+            for row in self.rows
+            for column in self.columns
+        ]
+
+    def _cell(self, quantity: Quantity, row: str, column: str) -> dict[str, Any]:
+        values = self.values(quantity.table, row, column)
+        printed = self.published.cells.get((quantity.table, row, column), {})
+        spread = (printed["p10"], printed["p90"]) if "p10" in printed else None
+        low, high = bootstrap_interval(values, quantity.center) if values else (None, None)
+        p10, p90 = self.percentiles(quantity.table, row, column) if values else (None, None)
+        p_value = p_above_zero(values) if quantity.test_above_zero else None
+        center = self.mean if quantity.center == "mean" else self.median
+        value = printed.get("value")
+        return {
+            "table": quantity.table,
+            "row": row,
+            "column": column,
+            "published": value,
+            "measured": center(quantity.table, row, column),
+            "low": low,
+            "high": high,
+            "verdict": verdict(low, high, value, spread, self.published.rounding, self.comparable),
+            "p10": p10,
+            "p90": p90,
+            "published_p10": printed.get("p10"),
+            "published_p90": printed.get("p90"),
+            "p_value": p_value,
+            "seeds": len(values),
+        }
