@@ -150,7 +150,7 @@ def _gmres(
 
 
 def _check_terms(terms: int | Sequence[int]) -> list[int]:
-    counts = [terms] if isinstance(terms, int) else list(terms)
+    counts = list(terms) if isinstance(terms, Sequence) else [terms]
     if not counts or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
         raise ValueError(f"terms must be a whole number >= 1, or several, got {terms!r}")
     return counts

@@ -57,7 +57,11 @@ def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[...,
     )
 
     try:
-        module = make_fx(lambda *inputs: function(*inputs))(*tensors)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+            # Fake tensors have no values: a function that reads one in Python fails to trace instead of freezing it.
+            traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="fake", _allow_non_fake_inputs=True)
+            module = traced(*tensors)
     except RuntimeError as error:
         return _give_up(function, f"it could not be traced: {error}")
     for node in list(module.graph.nodes):
@@ -121,4 +125,4 @@ def _writes(node: torch.fx.Node) -> bool:
 
 def _bits(outputs: Tensor | tuple[Tensor, ...]) -> list[bytes]:
     tensors = outputs if isinstance(outputs, tuple) else (outputs,)
-    return [tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for tensor in tensors]
+    return [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for tensor in tensors]

@@ -46,7 +46,7 @@ class FullBatch:
             raise ValueError(f"latents must hold at least one row, got shape {tuple(latents.shape)}")
         if not latents.isfinite().all():
             raise ValueError("latents contain NaN or infinity")
-        self.latents = latents.detach()
+        self.latents = latents.detach().clone()
 
     def __call__(self, t: int) -> Batch:
         return Batch(None, self.latents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,14 +119,15 @@ class Trace:
             raise ValueError(f"last must be a number of steps from 0 to {held}, which the trace holds, got {last!r}")
         return self.steps - last
 
-    def stops(self, at: object) -> list[int]:
+    def stops(self, at: Iterable[int]) -> list[int]:
         """The stopping times ``at``, checked.
 
         Raises:
             ValueError: ``at`` is empty or names a step that the trace does not hold.
         """
-        stops = [int(stop) for stop in at]  # type: ignore[attr-defined]
-        if not stops or not all(self.first <= stop <= self.steps for stop in stops):
+        stops = list(at) if isinstance(at, Iterable) else [at]
+        whole = all(isinstance(stop, int) and not isinstance(stop, bool) for stop in stops)
+        if not stops or not whole or not all(self.first <= stop <= self.steps for stop in stops):
             raise ValueError(f"at must name steps from {self.first} to {self.steps}, which the trace holds, got {at!r}")
         return stops
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,13 +32,15 @@ class DivergenceError(RuntimeError):
         model: which of the models trained together, or ``None`` where there was one.
     """
 
-    def __init__(self, step: int, player: str, model: int | None, losses: tuple[float, float] | None):
+    def __init__(self, step: int, player: str, part: str, model: int | None, losses: tuple[int, float, float] | None):
         self.step, self.player, self.model = step, player, model
-        before = "there is none: the first step's losses are already not finite"
+        before = f"no finite losses in the {_CHECK_EVERY} steps before"
         if losses is not None:
-            before = f"last finite losses: generator {losses[0]:.6g}, discriminator {losses[1]:.6g}"
+            before = (
+                f"last finite losses, at step {losses[0]}: generator {losses[1]:.6g}, discriminator {losses[2]:.6g}"
+            )
         super().__init__(
-            f"training diverged at step {step}: the {player}'s parameters are no longer finite ({before}). "
+            f"training diverged at step {step}: the {player}'s {part} are no longer finite ({before}). "
             "Lower the learning rate, shorten the run or add l2."
         )
 
@@ -75,7 +79,7 @@ def train(
     home = torch.device(device) if device is not None else data.device
     game = game.snapshot(home)
     updates = Updates(optimizer, game)
-    data = data.detach().to(home)
+    data = data.detach().to(home, copy=True)
     weights = torch.ones(len(data), dtype=data.dtype) if weights is None else weights.detach().to(data.dtype)
     if weights.shape != (len(data),) or not weights.isfinite().all():
         raise ValueError(f"weights must be {len(data)} finite numbers, one a row, got shape {tuple(weights.shape)}")
@@ -142,10 +146,11 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     if isinstance(removed, str) or not isinstance(removed, Iterable):
         raise TypeError(f"{name} must be a list of row indices, got {removed!r}")
     rows: list[int] = []
-    for index in removed:
-        if isinstance(index, bool) or not hasattr(index, "__index__"):
-            raise TypeError(f"{name} contains {index!r}, which is not a row index (an integer)")
-        row = index.__index__()
+    for index in removed.tolist() if isinstance(removed, Tensor) else removed:
+        value = index.item() if isinstance(index, Tensor | np.generic) else index
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} contains {value!r}, which is not a row index (an integer)")
+        row = value
         if not 0 <= row < n_rows:
             raise IndexError(f"{name} contains {row}, but the data has {n_rows} rows")
         if row in rows:
@@ -180,21 +185,28 @@ def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int
     """Find the first step of ``steps``, leading from ``before`` to ``after``, whose update is not finite."""
     if after.isfinite().all():
         return
-    state = before
+    replayed = [before]
     for t in steps:
-        state, earlier = _step(trace.game, trace.updates, *_step_inputs(trace, t, state, weights)), state
-        if not state.isfinite().all():
+        replayed.append(_step(trace.game, trace.updates, *_step_inputs(trace, t, replayed[-1], weights)))
+        if not replayed[-1].isfinite().all():
             break
-    bad = ~state[..., 0, :].isfinite()
-    model = None if state.ndim == 2 else int(bad.any(-1).nonzero()[0])
-    one = (lambda stacked: stacked) if model is None else (lambda stacked: stacked[model])
-    of_generator, _ = trace.game.split(one(bad))
+    bad = ~replayed[-1].isfinite()
+    model = None if before.ndim == 2 else int(bad.any(-1).any(-1).nonzero()[0])
+    bad = bad if model is None else bad[model]
+    losses = None
+    for earlier, state in zip(steps, replayed[:-1], strict=False):
+        costs = _losses_of(trace, earlier, state if model is None else state[model], weights, model)
+        losses = (earlier, *costs) if all(map(math.isfinite, costs)) else losses
+    part = "parameters" if bad[0].any() else "optimiser state"
+    of_generator, _ = trace.game.split(bad[0] if bad[0].any() else bad.any(0))
+    raise DivergenceError(t, "generator" if of_generator.any() else "discriminator", part, model, losses)
+
+
+def _losses_of(trace: Trace, t: int, state: Tensor, weights: Tensor, model: int | None) -> tuple[float, float]:
     inputs = trace.inputs(t)
-    phi, psi = trace.game.split(one(earlier)[0])
-    costs = trace.game.losses(phi, psi, inputs.rows, inputs.latents, inputs.of_batch(one(weights)))
-    losses = (float(costs[0]), float(costs[1]))
-    finite = all(torch.tensor(losses).isfinite())
-    raise DivergenceError(t, "generator" if of_generator.any() else "discriminator", model, losses if finite else None)
+    own = inputs.of_batch(weights if model is None else weights[model])
+    of_generator, of_discriminator = trace.game.losses(*trace.game.split(state[0]), inputs.rows, inputs.latents, own)
+    return float(of_generator), float(of_discriminator)
 
 
 def _check_data(game: Game, data: Tensor) -> None:
@@ -225,6 +237,11 @@ def _check_fit(trace: Trace) -> None:
             raise ValueError(
                 f"the generator does not accept latents of shape {tuple(inputs.latents.shape)}: {error}"
             ) from error
+        if not torch.equal(generated, players.generate(inputs.latents)):
+            raise ValueError(
+                "the generator makes different rows of the same latents at each call: it has randomness of its own, "
+                "which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
+            )
         instance = tuple(trace.data.shape[1:])
         if tuple(generated.shape) != (len(inputs.latents), *instance):
             raise ValueError(
@@ -236,11 +253,13 @@ def _check_fit(trace: Trace) -> None:
             together = players.discriminate(inputs.rows)
         except RuntimeError as error:
             raise ValueError(f"the discriminator does not accept rows of shape {instance}: {error}") from error
-        alone = players.discriminate(inputs.rows[:1])
+        ends = torch.tensor([0, len(together) - 1], device=together.device)
+        alone = torch.cat([players.discriminate(inputs.rows[end : end + 1]) for end in ends.tolist()])
     tolerance = 1e3 * torch.finfo(together.dtype).eps
-    if not torch.allclose(together[:1], alone, rtol=tolerance, atol=tolerance):
-        raise ValueError(
-            f"the discriminator gives row 0 the logit {float(together[0]):.6g} in its batch "
-            f"but {float(alone):.6g} alone: it uses batch statistics, or randomness of its own, "
-            "and so has no per-row terms to score"
-        )
+    for row, inside, outside in zip(ends.tolist(), together[ends], alone, strict=True):
+        if not torch.allclose(inside, outside, rtol=tolerance, atol=tolerance):
+            raise ValueError(
+                f"the discriminator gives row {row} of its batch the logit {float(inside):.6g} there "
+                f"but {float(outside):.6g} alone: it uses batch statistics, or randomness of its own, "
+                "and so has no per-row terms to score"
+            )

@@ -41,6 +41,7 @@ class Experiment:
     Attributes:
         name: as on the command line.
         title, source, description: what the report says of it.
+        caption: of its figure.
         presets: ``smoke``, ``standard`` and ``paper``.
         quantities: the tables it fills.
         rows, columns: of these tables, as the paper prints them, given the settings.
@@ -56,6 +57,7 @@ class Experiment:
     title: str
     source: str
     description: str
+    caption: str
     presets: dict[str, Preset]
     quantities: tuple[Quantity, ...]
     rows: Callable[[Settings], Sequence[str]]

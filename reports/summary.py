@@ -34,7 +34,9 @@ class Published:
 
 
 def load_published(name: str) -> Published:
-    """The printed values of an experiment, from ``reports/published``."""
+    """The printed values of an experiment, from ``reports/published``; none where the papers have none."""
+    if not (PUBLISHED_FOLDER / f"{name}.json").exists():
+        return Published("", 2, {})
     content = json.loads((PUBLISHED_FOLDER / f"{name}.json").read_text())
     cells = {(cell["table"], cell["row"], cell["column"]): cell for cell in content["cells"]}
     return Published(content["source"], content["decimals"], cells)

@@ -33,9 +33,13 @@ class Metric(Protocol):
 
 
 def metric_values(metric: Metric, game: Game, thetas: Float[Tensor, "models d"]) -> Float[Tensor, " models"]:
-    """The metric at each ``theta``, a few models at a time: a metric may need far more memory than a training step."""
+    """The metric at each ``theta``, a few models at a time: a metric may need far more memory than a training step.
+
+    Raises:
+        TypeError: the metric is no metric or not a scalar.
+    """
     with torch.no_grad():
-        one_model = vmap(lambda phi, psi: metric.value(Players(game, phi, psi)), chunk_size=_MODELS_AT_ONCE)
+        one_model = vmap(lambda phi, psi: _value(metric, Players(game, phi, psi)), chunk_size=_MODELS_AT_ONCE)
         return one_model(*game.split(thetas))
 
 
@@ -45,27 +49,31 @@ def metric_gradients(metric: Metric, game: Game, thetas: Float[Tensor, "models d
     Raises:
         TypeError: the metric is no metric, not a scalar, not differentiable, or does not depend on the generator.
     """
-    if not callable(getattr(metric, "value", None)):
-        raise TypeError(f"{metric!r} is no metric: it needs a method value(players) -> scalar tensor")
     return torch.stack([_gradient(metric, game, theta) for theta in thetas])
 
 
-def _gradient(metric: Metric, game: Game, theta: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    name = type(metric).__name__
-    phi, psi = game.leaves(theta)
-    with torch.enable_grad():
-        value = metric.value(Players(game, phi, psi))
+def _value(metric: Metric, players: Players) -> Float[Tensor, ""]:
+    if not callable(getattr(metric, "value", None)):
+        raise TypeError(f"{metric!r} is no metric: it needs a method value(players) -> scalar tensor")
+    value = metric.value(players)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"metric {name} must return a scalar tensor, got {got}")
+        raise TypeError(f"metric {type(metric).__name__} must return a scalar tensor, got {got}")
+    return value.reshape(())
+
+
+def _gradient(metric: Metric, game: Game, theta: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+    phi, psi = game.leaves(theta)
+    with torch.enable_grad():
+        value = _value(metric, Players(game, phi, psi))
+    name = type(metric).__name__
     if not value.requires_grad:
         raise TypeError(
             f"metric {name} is not differentiable, or depends on neither player: its value carries no gradient. "
             "Compute it with torch operations on players.generate(latents), without detach(), item() or argmax()"
         )
-    of_phi, of_psi = torch.autograd.grad(value.sum(), (phi, psi), allow_unused=True)
+    of_phi, of_psi = torch.autograd.grad(value, (phi, psi), allow_unused=True)
     if of_phi is None and game.generator.size:
         raise TypeError(f"metric {name} does not depend on the generator's parameters: it cannot rank rows by them")
-    return torch.cat(
-        [torch.zeros_like(phi) if of_phi is None else of_phi, torch.zeros_like(psi) if of_psi is None else of_psi]
-    )
+    parts = ((of_phi, phi), (of_psi, psi))
+    return torch.cat([torch.zeros_like(leaf) if part is None else part for part, leaf in parts])

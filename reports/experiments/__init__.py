@@ -2,7 +2,10 @@
 
 from reports.experiment import Experiment
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
+from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (LQGAN_ACCURACY,)}
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION)
+}

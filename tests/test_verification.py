@@ -1,0 +1,204 @@
+"""The ledger: complete, equal to what is recorded, and able to catch faults that are put into the core on purpose."""
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from verification.ledger import VERDICTS, Outcome, claim, claims, entry, recorded_verdicts
+
+ROOT = Path(__file__).parent.parent
+adjoint, aid, game, itd, optim, trace = (
+    importlib.import_module(f"gan_influence.{name}") for name in ("adjoint", "aid", "game", "itd", "optim", "trace")
+)  # gan_influence.itd and .aid are functions
+
+
+def test_every_claim_has_a_recorded_verdict_and_every_record_a_claim():
+    recorded = recorded_verdicts()
+    assert recorded.keys() == claims().keys()
+    assert set(recorded.values()) <= set(VERDICTS)
+
+
+def test_a_claim_needs_a_name_of_its_own():
+    taken = next(iter(claims()))
+    with pytest.raises(ValueError, match=f"two claims are called '{taken}'"):
+        claim(taken, "", "", "")(lambda preset: Outcome("holds", 0, 0))
+
+
+def test_a_corrected_claim_shows_both_forms():
+    with pytest.raises(ValueError, match="shows both"):
+        Outcome("corrected", 1, 0)
+    with pytest.raises(ValueError, match="verdict must be one of"):
+        Outcome("maybe", 1, 0)
+
+
+def test_the_program_writes_the_contract_and_fails_on_a_verdict_that_is_not_recorded(tmp_path, monkeypatch):
+    command = [sys.executable, "-m", "verification", "--preset", "smoke", "--only", "minimax-f", "block-form"]
+    ran = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert [one["id"] for one in ledger] == ["minimax-f", "block-form"]
+    keys = {"id", "source", "statement", "kind", "verdict", "measured", "expected", "tolerance", "seconds"}
+    assert all(keys <= one.keys() for one in ledger)
+    page = (tmp_path / "index.html").read_text()
+    assert "python -m verification --only block-form" in page
+    assert "<svg" in page
+
+    from verification import __main__ as program
+
+    monkeypatch.setattr(program, "recorded_verdicts", lambda: {"minimax-f": "holds", "block-form": "holds"})
+    assert program._unexpected(ledger) == [
+        f"minimax-f: corrected (measured {ledger[0]['measured']}), but recorded as holds"
+    ]
+
+
+def test_an_unknown_claim_is_named():
+    ran = subprocess.run(
+        [sys.executable, "-m", "verification", "--only", "nonsense"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert "unknown claim nonsense" in ran.stderr
+
+
+# Faults: each breaks the core in one place; the ledger must notice, and name a claim.
+
+
+def flip_the_sign_of_dv(patch):
+    right = adjoint.FieldGraph._differentiate
+
+    def wrong(self, inputs, cotangent, retain_graph):
+        parts = right(self, inputs, cotangent, retain_graph)
+        return tuple(-part if leaf is self.weights else part for part, leaf in zip(parts, inputs, strict=True))
+
+    patch.setattr(adjoint.FieldGraph, "_differentiate", wrong)
+
+
+def drop_the_off_diagonal_block(patch):
+    right = game.Game.losses
+
+    def wrong(self, phi, psi, rows, latents, weights):
+        generator_loss, _ = right(self, phi, psi.detach(), rows, latents, weights)
+        _, discriminator_loss = right(self, phi, psi, rows, latents, weights)
+        return generator_loss, discriminator_loss
+
+    patch.setattr(game.Game, "losses", wrong)
+
+
+def use_z_instead_of_its_transpose(patch):
+    right = adjoint.FieldGraph.both
+
+    def wrong(self, cotangent):
+        _, rows = right(self, cotangent)
+        v = lambda theta: torch.cat(  # noqa: E731
+            self.game.gradient(*self.game.split(theta), *self.seen, create_graph=True), dim=-1
+        )
+        theta = torch.cat([self.phi, self.psi]).detach()
+        stacked = cotangent.reshape(-1, cotangent.shape[-1])
+        products = [torch.autograd.functional.jvp(v, theta, one)[1] for one in stacked]
+        return torch.stack(products).reshape(cotangent.shape), rows
+
+    build = adjoint.FieldGraph.__init__
+
+    def remember(self, game, theta, weights, rows, latents):
+        build(self, game, theta, weights, rows, latents)
+        self.seen = (rows, latents, weights)
+
+    patch.setattr(adjoint.FieldGraph, "__init__", remember)
+    patch.setattr(adjoint.FieldGraph, "both", wrong)
+
+
+def one_term_more(patch):
+    patch.setattr(aid, "_check_terms", lambda terms, right=aid._check_terms: [count + 1 for count in right(terms)])
+
+
+def one_term_less(patch):
+    patch.setattr(
+        aid, "_check_terms", lambda terms, right=aid._check_terms: [max(count - 1, 1) for count in right(terms)]
+    )
+
+
+def update_before_scoring(patch):
+    right = itd.pull_back_step
+
+    def wrong(game, updates, damping, cotangent, *rest):
+        after, _ = right(game, updates, damping, cotangent, *rest)
+        _, rows = right(game, updates, damping, after, *rest)
+        return after, rows
+
+    patch.setattr(itd, "pull_back_step", wrong)
+
+
+def wrong_denominator(patch):
+    patch.setattr(game, "_mean", lambda costs: costs.sum() / (len(costs) - 1))
+
+
+def damping_with_the_wrong_sign(patch):
+    right = itd.pull_back_step
+    patch.setattr(itd, "pull_back_step", lambda g, u, damping, *rest: right(g, u, -damping, *rest))
+
+
+def stale_parameters(patch):
+    right = trace.Trace.state
+    patch.setattr(
+        trace.Trace, "state", lambda self, step=-1: right(self, min(step + 1, self.steps) if step >= 0 else step)
+    )
+
+
+def forget_the_first_step(patch):
+    right = trace.Trace.window
+    patch.setattr(trace.Trace, "window", lambda self, last: min(right(self, last) + 1, self.steps))
+
+
+def forget_the_regulariser(patch):
+    right = game.Game.losses
+
+    def wrong(self, *arguments):
+        bare = copy.copy(self)
+        bare.l2 = (0.0, 0.0)
+        return right(bare, *arguments)
+
+    patch.setattr(game.Game, "losses", wrong)
+
+
+def swap_the_learning_rates(patch):
+    build = optim.Updates.__init__
+
+    def wrong(self, optimizer, game):
+        build(self, optimizer[::-1] if isinstance(optimizer, tuple) else optimizer, game)
+
+    patch.setattr(optim.Updates, "__init__", wrong)
+
+
+def spread_the_scores_over_the_rows(patch):
+    patch.setattr(trace.StepInputs, "add_to_rows", lambda self, per_row, terms: per_row.__iadd__(terms.mean()))
+
+
+FAULTS = {
+    flip_the_sign_of_dv: ("eq10-recursion", "algorithm-1", "aid-series"),
+    drop_the_off_diagonal_block: ("two-steps-to-the-generator", "block-form"),
+    use_z_instead_of_its_transpose: ("algorithm-1", "one-sweep-for-all"),
+    one_term_more: ("aid-series",),
+    one_term_less: ("aid-series",),
+    update_before_scoring: ("eq10-recursion", "algorithm-1"),
+    wrong_denominator: ("agd-step", "counterfactual-agd"),
+    damping_with_the_wrong_sign: ("damped-itd-finite-differences",),
+    stale_parameters: ("eq10-recursion", "minibatch"),
+    forget_the_first_step: ("eq10-recursion", "sgd-influence"),
+    forget_the_regulariser: ("agd-step",),
+    swap_the_learning_rates: ("asgd-influence",),
+    spread_the_scores_over_the_rows: ("eq10-recursion", "one-sweep-for-all"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_ledger_catches_the_fault_and_names_the_claim(fault, monkeypatch):
+    recorded = recorded_verdicts()
+    fault(monkeypatch)
+    for name in FAULTS[fault]:
+        found = entry(name, "smoke")
+        assert found["verdict"] != recorded[name], f"{name} did not notice: {found['measured']}"

@@ -1,0 +1,83 @@
+"""``python -m verification``: check the papers' claims, write the ledger and its page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from reports.provenance import program, provenance, resolve_device
+from reports.store import ensure_writable, write_text
+from verification.ledger import claims, recorded_verdicts, run
+
+
+def main() -> int:
+    parser = _parser()
+    arguments = parser.parse_args()
+    known = claims()
+    unknown = [name for name in arguments.only or () if name not in known]
+    if unknown:
+        parser.error(f"unknown claim {', '.join(unknown)}; python -m verification --list shows the known ones")
+    if arguments.list:
+        for one in known.values():
+            print(f"{one.id:32} {one.source:44} {one.statement}")
+        return 0
+    ensure_writable(arguments.out)
+    device = resolve_device(arguments.device)
+    try:
+        entries = run(arguments.only or known, arguments.preset)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    from verification.page import ledger_json, write_page
+
+    write_text(arguments.out / "ledger.json", ledger_json(entries))
+    write_page(entries, {**provenance(program("verification"), device), "preset": arguments.preset}, arguments.out)
+    unexpected = _unexpected(entries)
+    counts = Counter(entry["verdict"] for entry in entries)
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    for line in unexpected:
+        print(line, file=sys.stderr)
+    print(f"ledger: {(arguments.out / 'index.html').resolve()}")
+    return 1 if unexpected else 0
+
+
+def _unexpected(entries: list[dict[str, Any]]) -> list[str]:
+    """The claims whose verdict is not the one that the repository records."""
+    recorded = recorded_verdicts()
+    return [
+        f"{entry['id']}: {entry['verdict']} (measured {entry['measured']}), but recorded as "
+        f"{recorded.get(entry['id'], 'nothing')}"
+        for entry in entries
+        if entry["verdict"] != recorded.get(entry["id"])
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m verification",
+        description="Check the papers' claims by computation. Exit status 0 only if every verdict is the recorded one.",
+    )
+    parser.add_argument("--only", nargs="+", metavar="ID", help="check these claims only")
+    parser.add_argument(
+        "--preset",
+        choices=("smoke", "standard"),
+        default="standard",
+        help="smoke: fewer cases; standard: all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/verification"),
+        metavar="DIR",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="recorded; claims run on cpu")
+    parser.add_argument("--list", action="store_true", help="list the claims and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Small games on which the claims are checked, and their dense twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import gan_influence as gi
+from verification.lqgan import LQGAN
+
+__all__ = ["ParameterMetric", "Toy", "lqgan", "mlp"]
+
+
+class ParameterMetric:
+    """``<direction, theta>``: its influence is a component of the influence on the parameters (TNNLS Definition 1)."""
+
+    def __init__(self, direction: Tensor):
+        self.direction = direction
+
+    def value(self, players: gi.Players) -> Tensor:
+        return (self.direction * torch.cat([players.phi, players.psi])).sum()
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A trained small game with its metric."""
+
+    trace: gi.Trace
+    metric: gi.metrics.AverageLogLikelihood
+    lr: float
+
+    @property
+    def twin(self) -> LQGAN:
+        """The same LQGAN, dense and independent of torch."""
+        inputs = self.trace.inputs(0)
+        return LQGAN(inputs.rows.numpy().ravel(), inputs.latents.numpy().ravel(), eta=self.lr, l2=self.trace.game.l2)
+
+    @property
+    def thetas(self) -> np.ndarray:
+        """All states, ``(T + 1, d)``."""
+        return self.trace.states[:, 0].numpy()
+
+    def metric_gradient(self) -> np.ndarray:
+        """``grad E`` at the end, by central differences of the metric's value with Richardson extrapolation."""
+        theta = self.trace.theta().clone()
+        gradient = np.zeros(len(theta))
+        for k in range(len(theta)):
+            slopes = []
+            for h in (2e-3, 1e-3):
+                shift = torch.zeros_like(theta)
+                shift[k] = h
+                slopes.append(float(self._value(theta + shift) - self._value(theta - shift)) / (2 * h))
+            gradient[k] = (4 * slopes[1] - slopes[0]) / 3
+        return gradient
+
+    def _value(self, theta: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.metric.value(gi.Players(self.trace.game, *self.trace.game.split(theta)))
+
+
+def lqgan(
+    rows: int = 40,
+    steps: int = 50,
+    lr: float = 0.05,
+    loss: str | gi.losses.Loss = "minimax",
+    l2: tuple[float, float] = (0.0, 0.0),
+    seed: int = 0,
+    weights: Tensor | None = None,
+    start: tuple[float, ...] = (),
+) -> Toy:
+    """LQGAN on rows of N(1, 1), full batch; the four parameters as in ``start``, or drawn from N(0, 1)."""
+    normal = gi.datasets.normal_1d
+    game = gi.Game(*gi.models.lqgan(*start, seed=seed), loss=loss, l2=l2)
+    latents = normal(rows, mean=0.0, seed=100 + seed)
+    trace = gi.train(game, normal(rows, seed=seed), gi.FullBatch(latents), steps, gi.SGD(lr), weights=weights)
+    metric = gi.metrics.AverageLogLikelihood(normal(rows, seed=200 + seed), normal(rows, mean=0.0, seed=300 + seed))
+    return Toy(trace, metric, lr)
+
+
+def mlp(
+    rows: int = 24, steps: int = 20, lr: float = 0.1, loss: str = "non_saturating", seed: int = 0, width: int = 6
+) -> Toy:
+    """Two small tanh networks on two-dimensional rows, full batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        generator = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)).double()
+        discriminator = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1)).double()
+        data, reference = torch.randn(2, rows, 2, dtype=torch.float64) + 0.5
+        latents, fresh = torch.randn(2, rows, 3, dtype=torch.float64)
+    game = gi.Game(generator, discriminator, loss=loss)
+    trace = gi.train(game, data, gi.FullBatch(latents), steps, gi.SGD(lr))
+    return Toy(trace, gi.metrics.AverageLogLikelihood(reference, fresh), lr)

@@ -1,0 +1,102 @@
+"""The ledger as JSON and as a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from markupsafe import Markup
+
+from reports.figures import STYLE, svg_element
+from reports.store import write_text
+from verification.claims import SECTIONS
+from verification.ledger import VERDICTS, claims
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+__all__ = ["ledger_json", "write_page"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def ledger_json(entries: list[dict[str, Any]]) -> str:
+    """The list of entries; a number that is not finite is written as a string, since JSON has none."""
+    return json.dumps([_finite(entry) for entry in entries], indent=1, allow_nan=False) + "\n"
+
+
+def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path) -> None:
+    """``out/index.html``: every entry, grouped by section, with its formula, numbers, plot and command."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    known = claims()
+    shown = [
+        {
+            **entry,
+            "measured": _number(entry["measured"]),
+            "expected": _number(entry["expected"]),
+            "tolerance": _number(entry["tolerance"]),
+            "numbers": {name: _number(value) for name, value in entry["numbers"].items()},
+            "formula": _formula(known[entry["id"]].formula),
+            "plot": _plot(entry["plot"]),
+        }
+        for entry in entries
+    ]
+    sections = [
+        {"title": title, "entries": mine}
+        for name, title in SECTIONS.items()
+        if (mine := [entry for entry in shown if entry["section"] == name])
+    ]
+    counts = {verdict: sum(entry["verdict"] == verdict for entry in entries) for verdict in (*VERDICTS, "error")}
+    page = environment.get_template("ledger.html").render(sections=sections, counts=counts, record=record)
+    write_text(out / "index.html", page)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return str(value)
+    return value
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
+    return str(value)
+
+
+def _formula(formula: str) -> Markup | str:
+    """A formula in matplotlib's mathtext, as an SVG element that needs no script and no font."""
+    if not formula:
+        return ""
+    figure = Figure()
+    figure.text(0, 0, f"${formula}$", fontsize=11)
+    return Markup(svg_element(figure, bbox_inches="tight", pad_inches=0.03, transparent=True))
+
+
+def _plot(plot: dict[str, Any] | None) -> Markup | str:
+    if plot is None:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+        axes = figure.subplots()
+        for curve in plot["curves"]:
+            axes.plot(curve["x"], curve["y"], curve["style"], label=curve["label"], markersize=3.5, linewidth=1.2)
+        axes.set_xlabel(plot["xlabel"])
+        axes.set_ylabel(plot["ylabel"])
+        if plot["xlog"]:
+            axes.set_xscale("log")
+        if plot["ylog"]:
+            axes.set_yscale("log")
+        axes.grid(alpha=0.25)
+        if len(plot["curves"]) > 1:
+            axes.legend(fontsize=7, frameon=False)
+        return Markup(svg_element(figure))
