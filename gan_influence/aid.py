@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_influence.adjoint import FieldGraph
+from gan_influence.checks import is_real, is_whole
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
@@ -67,11 +67,11 @@ def aid(
     counts = _check_terms(terms)
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; known solvers: {', '.join(SOLVERS)}")
-    if solver == "gmres" and not isinstance(terms, int):
+    if solver == "gmres" and not is_whole(terms):
         raise ValueError(
             "GMRES has no partial sums to read off: give one number of terms, the most products it may use"
         )
-    if scale is not None and not 0 < scale < math.inf:
+    if scale is not None and (not is_real(scale) or scale <= 0):
         raise ValueError(f"scale must be a finite number above 0, got {scale!r}")
 
     stops = [trace.steps] if at is None else trace.stops(at)
@@ -93,7 +93,7 @@ def aid(
 
     scores = torch.zeros(*rows.shape[:2], len(trace.data), dtype=trace.data.dtype, device=trace.data.device)
     inputs.add_to_rows(scores, -weights * rows)
-    if isinstance(terms, int):
+    if is_whole(terms):
         scores = scores.squeeze(1)
     return scores[0] if at is None else scores
 
@@ -151,6 +151,6 @@ def _gmres(
 
 def _check_terms(terms: int | Sequence[int]) -> list[int]:
     counts = list(terms) if isinstance(terms, Sequence) else [terms]
-    if not counts or any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
+    if not counts or not all(is_whole(count) and count >= 1 for count in counts):
         raise ValueError(f"terms must be a whole number >= 1, or several, got {terms!r}")
     return counts

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence.checks import is_whole
 from gan_influence.metrics.metric import Metric, metric_values
 from gan_influence.trace import Trace
 from gan_influence.training import DivergenceError, check_removal, states
@@ -50,7 +51,7 @@ def counterfactual(
     """
     if at is not None and last is not None:
         raise ValueError("give either last or at, not both")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+    if chunk is not None and (not is_whole(chunk) or chunk < 1):
         raise ValueError(f"chunk must be a number of models >= 1, got {chunk!r}")
     if isinstance(removals, str) or not isinstance(removals, Sequence | Tensor):
         raise TypeError(f"removals must be a list of lists of row indices, such as [[3], [17, 20]], got {removals!r}")

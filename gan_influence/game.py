@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from gan_influence import losses
+from gan_influence.checks import is_real
 
 __all__ = ["Game", "Player", "Players"]
 
@@ -90,11 +90,16 @@ class Game:
         self.loss = losses.resolve(loss)
         self.l2 = _check_l2(l2)
         _reject_shared_parameters(generator, discriminator)
-        self.dtype = _common_dtype(self.generator, self.discriminator)
+        _common_dtype(self.generator, self.discriminator)
 
     @property
     def players(self) -> tuple[Player, Player]:
         return self.generator, self.discriminator
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The data type of both players' parameters."""
+        return _common_dtype(*self.players)
 
     @property
     def size(self) -> int:
@@ -103,7 +108,7 @@ class Game:
 
     def theta(self) -> Float[Tensor, " d"]:
         """``theta = (phi, psi)`` (TNNLS II-C): the modules' current parameters, concatenated and copied."""
-        return torch.cat([player.vector().to(self.dtype) for player in self.players])
+        return torch.cat([player.vector() for player in self.players if player.size])
 
     def split(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, Tensor]:
         """``(phi, psi)``, as views."""
@@ -197,6 +202,8 @@ def _logits(discriminator: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *i
 
 
 def _mean(costs: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
+    if costs.ndim != 1:
+        raise ValueError(f"a loss must give one cost a row, a vector like its logits, got shape {tuple(costs.shape)}")
     return costs.sum() / len(costs)  # not mean(): its backward divides every row where this divides one number
 
 
@@ -236,7 +243,7 @@ def _reject_shared_parameters(generator: nn.Module, discriminator: nn.Module) ->
 
 
 def _check_l2(l2: tuple[float, float]) -> tuple[float, float]:
-    if not (isinstance(l2, tuple | list) and len(l2) == 2 and all(math.isfinite(rate) and rate >= 0 for rate in l2)):
+    if not (isinstance(l2, tuple | list) and len(l2) == 2 and all(is_real(rate) and rate >= 0 for rate in l2)):
         raise ValueError(f"l2 must be two finite rates >= 0, (lambda_1, lambda_2), got {l2!r}")
     return float(l2[0]), float(l2[1])
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_influence.adjoint import pull_back_step
+from gan_influence.checks import is_real
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
 from gan_influence.trace import Trace
@@ -76,5 +77,5 @@ def itd(
 
 
 def check_damping(damping: float) -> None:
-    if not 0 <= damping < float("inf"):
+    if not is_real(damping) or damping < 0:
         raise ValueError(f"damping must be a finite number >= 0, got {damping!r}")

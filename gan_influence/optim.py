@@ -7,13 +7,13 @@ reverse sweep call the same ``update``, so that the sweep is its exact derivativ
 
 from __future__ import annotations
 
-import math
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence.checks import is_real
 from gan_influence.game import Game
 
 __all__ = ["SGD", "Optimizer", "Updates"]
@@ -50,7 +50,7 @@ class SGD:
     buffers = 0
 
     def __init__(self, lr: float):
-        if isinstance(lr, bool) or not isinstance(lr, int | float) or not math.isfinite(lr) or lr <= 0:
+        if not is_real(lr) or lr <= 0:
             raise ValueError(f"lr must be a finite number above 0, got {lr!r}")
         self.lr = float(lr)
 

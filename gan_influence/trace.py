@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gan_influence.checks import is_whole
 from gan_influence.game import Game, Players
 from gan_influence.optim import Updates
 from gan_influence.schedule import Schedule
@@ -115,7 +116,7 @@ class Trace:
         held = self.steps - self.first
         if last is None:
             return self.first
-        if isinstance(last, bool) or not isinstance(last, int) or not 0 <= last <= held:
+        if not is_whole(last) or not 0 <= last <= held:
             raise ValueError(f"last must be a number of steps from 0 to {held}, which the trace holds, got {last!r}")
         return self.steps - last
 
@@ -126,8 +127,7 @@ class Trace:
             ValueError: ``at`` is empty or names a step that the trace does not hold.
         """
         stops = list(at) if isinstance(at, Iterable) else [at]
-        whole = all(isinstance(stop, int) and not isinstance(stop, bool) for stop in stops)
-        if not stops or not whole or not all(self.first <= stop <= self.steps for stop in stops):
+        if not stops or not all(is_whole(stop) and self.first <= stop <= self.steps for stop in stops):
             raise ValueError(f"at must name steps from {self.first} to {self.steps}, which the trace holds, got {at!r}")
         return stops
 

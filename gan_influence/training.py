@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence.checks import is_whole
 from gan_influence.game import Game
 from gan_influence.optim import Optimizer, Updates
 from gan_influence.recording import Recorded
@@ -40,7 +41,7 @@ class DivergenceError(RuntimeError):
                 f"last finite losses, at step {losses[0]}: generator {losses[1]:.6g}, discriminator {losses[2]:.6g}"
             )
         super().__init__(
-            f"training diverged at step {step}: the {player}'s {part} are no longer finite ({before}). "
+            f"training diverged at step {step}: the {player}'s {part} no longer finite ({before}). "
             "Lower the learning rate, shorten the run or add l2."
         )
 
@@ -73,18 +74,19 @@ def train(
         ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
     _check_data(game, data)
     home = torch.device(device) if device is not None else data.device
     game = game.snapshot(home)
     updates = Updates(optimizer, game)
     data = data.detach().to(home, copy=True)
-    weights = torch.ones(len(data), dtype=data.dtype) if weights is None else weights.detach().to(data.dtype)
+    weights = torch.ones(len(data)) if weights is None else torch.as_tensor(weights).detach()
+    weights = weights.to(home, data.dtype)
     if weights.shape != (len(data),) or not weights.isfinite().all():
         raise ValueError(f"weights must be {len(data)} finite numbers, one a row, got shape {tuple(weights.shape)}")
     start = updates.start(game.theta().to(home))
-    trace = Trace(game, data, schedule, updates, weights.to(home), start.unsqueeze(0))
+    trace = Trace(game, data, schedule, updates, weights, start.unsqueeze(0))
     _check_fit(trace)
     return _extend(trace, steps, progress)
 
@@ -147,10 +149,9 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
         raise TypeError(f"{name} must be a list of row indices, got {removed!r}")
     rows: list[int] = []
     for index in removed.tolist() if isinstance(removed, Tensor) else removed:
-        value = index.item() if isinstance(index, Tensor | np.generic) else index
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} contains {value!r}, which is not a row index (an integer)")
-        row = value
+        row = index.item() if isinstance(index, Tensor | np.generic) else index
+        if not is_whole(row):
+            raise TypeError(f"{name} contains {row!r}, which is not a row index (an integer)")
         if not 0 <= row < n_rows:
             raise IndexError(f"{name} contains {row}, but the data has {n_rows} rows")
         if row in rows:
@@ -197,7 +198,7 @@ def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int
     for earlier, state in zip(steps, replayed[:-1], strict=False):
         costs = _losses_of(trace, earlier, state if model is None else state[model], weights, model)
         losses = (earlier, *costs) if all(map(math.isfinite, costs)) else losses
-    part = "parameters" if bad[0].any() else "optimiser state"
+    part = "parameters are" if bad[0].any() else "optimiser state is"
     of_generator, _ = trace.game.split(bad[0] if bad[0].any() else bad.any(0))
     raise DivergenceError(t, "generator" if of_generator.any() else "discriminator", part, model, losses)
 
@@ -253,13 +254,17 @@ def _check_fit(trace: Trace) -> None:
             together = players.discriminate(inputs.rows)
         except RuntimeError as error:
             raise ValueError(f"the discriminator does not accept rows of shape {instance}: {error}") from error
-        ends = torch.tensor([0, len(together) - 1], device=together.device)
-        alone = torch.cat([players.discriminate(inputs.rows[end : end + 1]) for end in ends.tolist()])
+        seen = {
+            "alone": players.discriminate(inputs.rows[:1]),
+            "in the batch reversed": players.discriminate(inputs.rows.flip(0)).flip(0),
+        }
     tolerance = 1e3 * torch.finfo(together.dtype).eps
-    for row, inside, outside in zip(ends.tolist(), together[ends], alone, strict=True):
-        if not torch.allclose(inside, outside, rtol=tolerance, atol=tolerance):
+    for how, logits in seen.items():
+        different = ~torch.isclose(logits, together[: len(logits)], rtol=tolerance, atol=tolerance)
+        if different.any():
+            row = int(different.nonzero()[0])
             raise ValueError(
-                f"the discriminator gives row {row} of its batch the logit {float(inside):.6g} there "
-                f"but {float(outside):.6g} alone: it uses batch statistics, or randomness of its own, "
+                f"the discriminator gives row {row} of its batch the logit {float(together[row]):.6g}, "
+                f"but {float(logits[row]):.6g} {how}: it uses batch statistics, or randomness of its own, "
                 "and so has no per-row terms to score"
             )

@@ -92,7 +92,7 @@ def test_all_files_of_the_report_are_written(killed_and_resumed):
     folder = out / NAME
     for name in ("result.json", "table.csv", "table.md", "table.tex", "figure.png", "figure.pdf"):
         assert (folder / name).stat().st_size > 500, name
-    lines = list(csv.reader((folder / "table.csv").open()))
+    lines = list(csv.reader((folder / "table.csv").read_text().splitlines()))
     assert lines[0] == ["table", "row", "line", "2", "5", "10", "20", "50"]
     assert [line[2] for line in lines[1:4]] == ["measured", "published", "verdict"]
 
