@@ -5,6 +5,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ def test_every_claim_has_a_recorded_verdict_and_every_record_a_claim():
     recorded = recorded_verdicts()
     assert recorded.keys() == claims().keys()
     assert set(recorded.values()) <= set(VERDICTS)
+
+
+def test_the_readme_states_the_ledgers_counts():
+    counts = Counter(recorded_verdicts().values())
+    stated = (ROOT / "README.md").read_text().split("<!-- ledger -->")[1].split("<!-- /ledger -->")[0]
+    assert f"**{counts['holds']} hold, {counts['corrected']} corrected**" in stated
+    assert f"**{counts['refuted']} refuted**, {counts['not run']} not run" in stated
 
 
 def test_a_claim_needs_a_name_of_its_own():

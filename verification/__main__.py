@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.provenance import program, provenance, resolve_device
-from reports.store import ensure_writable, write_text
+from reports.store import ensure_writable, write_json, write_text
 from verification.ledger import claims, recorded_verdicts, run
 
 
@@ -33,8 +33,10 @@ def main() -> int:
         return 130
     from verification.page import ledger_json, write_page
 
+    record = {**provenance(program("verification"), device), "preset": arguments.preset}
     write_text(arguments.out / "ledger.json", ledger_json(entries))
-    write_page(entries, {**provenance(program("verification"), device), "preset": arguments.preset}, arguments.out)
+    write_json(arguments.out / "provenance.json", record)
+    write_page(entries, record, arguments.out)
     unexpected = _unexpected(entries)
     counts = Counter(entry["verdict"] for entry in entries)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))

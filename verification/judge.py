@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from verification.ledger import Number, Outcome, Plot
 
-__all__ = ["at_most", "close", "observed_order", "relative", "richardson", "slope"]
+__all__ = ["at_most", "close", "correction", "observed_order", "relative", "richardson", "slope"]
 
 
 def relative(one: np.ndarray, other: np.ndarray) -> float:
@@ -36,6 +36,13 @@ def close(
     """``holds`` where a value is within a tolerance of what was expected."""
     verdict = "holds" if abs(value - expected) <= tolerance else "refuted"
     return Outcome(verdict, value, expected, tolerance, numbers=numbers or {}, plot=plot)
+
+
+def correction(printed_error: float, amended_error: float, tolerance: float, printed: str, amended: str) -> Outcome:
+    """``holds`` where the printed form's error vanishes, ``corrected`` where only the amended form's does."""
+    amends = "corrected" if amended_error <= tolerance else "refuted"
+    verdict = "holds" if printed_error <= tolerance else amends
+    return Outcome(verdict, printed_error, 0, tolerance, printed=printed, amended=amended)
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

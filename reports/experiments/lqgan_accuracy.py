@@ -18,7 +18,7 @@ from reports.summary import Summary
 __all__ = ["LQGAN_ACCURACY", "PUBLISHED", "trained"]
 
 TAU, ERROR = "Table V", "Relative error"
-REMOVALS_PER_UNIT = 25  # what one core trains at once without leaving its cache
+REMOVALS_PER_UNIT = 50  # half a seed: what an interruption may cost
 
 PUBLISHED: Settings = {
     "rows": 1000,

@@ -9,7 +9,7 @@ from torch import Tensor
 import gan_influence as gi
 from verification import games
 from verification.claims.tnnls_b_extensions import Reshuffled
-from verification.judge import at_most, relative
+from verification.judge import at_most, correction, relative
 from verification.ledger import Outcome, claim
 from verification.lqgan import LQGAN
 
@@ -104,10 +104,9 @@ def inference_phase(preset: str) -> Outcome:
 
     expected = _influence(trace) @ query
     printed, amended = relative(algorithm_2("printed"), expected), relative(algorithm_2("text"), expected)
-    return Outcome(
-        "corrected" if printed > 1e-3 and amended < 1e-11 else "holds" if printed < 1e-11 else "refuted",
+    return correction(
         printed,
-        0,
+        amended,
         1e-11,
         printed=f"the printed line gives scores off by {printed:.2f} of their norm after {STEPS} steps",
         amended=f"u <- u - J_t^T B_t u equals eq. 8 to {amended:.0e}",
@@ -136,10 +135,9 @@ def upper_block_sign(preset: str) -> Outcome:
     own = (np.eye(2) - RATES[0] * j[:2, :2]) @ change[:2]
     cross = RATES[0] * j[:2, 2:] @ change[2:]
     printed, amended = relative(own + cross, moved), relative(own - cross, moved)
-    return Outcome(
-        "corrected" if printed > 1e-3 and amended < 1e-7 else "holds" if printed < 1e-7 else "refuted",
+    return correction(
         printed,
-        0,
+        amended,
         1e-7,
         printed=f"with + the step is off by {printed:.3f} of its norm",
         amended=f"with - eta_G J_GD, as eq. 5 has it, it agrees to {amended:.0e}",

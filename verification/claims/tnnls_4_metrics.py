@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gan_influence as gi
 from verification import games, lqgan
-from verification.judge import at_most, close, observed_order, relative, slope
+from verification.judge import at_most, close, correction, observed_order, relative, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
 
@@ -111,11 +111,9 @@ def algorithm_2(preset: str) -> Outcome:
     eq18 = {count: lqgan.aid(toy.twin, toy.thetas[-1], count) @ gradient for count in (terms, terms + 1)}
     error, with_one_more = relative(printed, eq18[terms]), relative(printed, eq18[terms + 1])
     amended = relative(from_zero, eq18[terms])
-    corrected = error > 1e-3 and with_one_more < 1e-12 and amended < 1e-12
-    return Outcome(
-        "corrected" if corrected else "holds" if error < 1e-12 else "refuted",
+    return correction(
         error,
-        0,
+        max(amended, with_one_more),
         1e-12,
         printed=f"with M = {terms} it misses eq. 18 by {error:.2f}, and is {terms + 1} terms to {with_one_more:.0e}",
         amended=f"started from w = 0 (or repeated M - 1 times) it equals eq. 18 to {amended:.0e}",
@@ -142,10 +140,9 @@ def jacobian_vector_product(preset: str) -> Outcome:
             u = turn(toy.twin.step_matrix(theta)) @ u
     swept = gi.itd(toy.trace, toy.metric).numpy()
     by_forward, by_reverse = relative(scores["forward"], swept), relative(scores["reverse"], swept)
-    return Outcome(
-        "corrected" if by_forward > 0.1 and by_reverse < 1e-8 else "refuted" if by_forward > 0.1 else "holds",
+    return correction(
         by_forward,
-        0,
+        by_reverse,
         1e-8,
         printed=f"with J u of forward mode the scores are off by {by_forward:.2f} of their norm",
         amended=f"J^T u is a vector-Jacobian product, reverse mode: equal to {by_reverse:.0e}",
@@ -257,11 +254,9 @@ def damping_as_regulariser(preset: str) -> Outcome:
         regularised, toy.trace.data, toy.trace.schedule, toy.trace.updates, toy.trace.weights, toy.trace.states[-1:]
     )
     amended = relative(gi.aid(there, toy.metric, terms=50).numpy(), damped.numpy())
-    corrected = printed > 1e-6 and amended < 1e-12
-    return Outcome(
-        "corrected" if corrected else "holds" if amended < 1e-12 else "refuted",
+    return correction(
         printed,
-        0,
+        amended,
         1e-12,
         printed=f"added to V, the discriminator's block of J changes by -gamma: J is off by {printed:.2f} = 2 gamma",
         amended=f"added to each player's own cost, V + gamma (|phi|^2 - |psi|^2)/2: scores equal to {amended:.0e}",

@@ -7,7 +7,7 @@ import torch
 
 import gan_influence as gi
 from verification import games
-from verification.judge import at_most, relative, richardson
+from verification.judge import at_most, correction, relative, richardson
 from verification.ledger import Outcome, claim
 from verification.lqgan import LQGAN
 
@@ -92,11 +92,9 @@ def minibatch_loss(preset: str) -> Outcome:
     halved[4] = 0.5
     by_half = toy.twin.train(theta, 1, halved)[-1]
     epsilon = relative(by_half - toy.thetas[1], removed - toy.thetas[1])
-    corrected = missing > 1e-3 and amended < 1e-12 and epsilon > 0.1
-    return Outcome(
-        "corrected" if corrected else "refuted",
-        missing,
-        0,
+    return correction(
+        max(missing, epsilon),
+        amended,
         1e-12,
         printed=f"without R the step is off by {missing:.2f} of its norm; for epsilon = 1/2 removal by {epsilon:.2f}",
         amended=f"V(X_t) = f + g + R and epsilon = 1: equal to eq. 2 and 6 to {amended:.0e}",
