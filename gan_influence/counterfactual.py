@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
@@ -23,7 +23,7 @@ _SHARE_OF_MEMORY = 0.5
 def counterfactual(
     trace: Trace,
     metric: Metric,
-    removals: Sequence[Sequence[int]],
+    removals: Iterable[Iterable[int]],
     last: int | None = None,
     *,
     at: Sequence[int] | None = None,
@@ -53,7 +53,7 @@ def counterfactual(
         raise ValueError("give either last or at, not both")
     if chunk is not None and (not is_whole(chunk) or chunk < 1):
         raise ValueError(f"chunk must be a number of models >= 1, got {chunk!r}")
-    if isinstance(removals, str) or not isinstance(removals, Sequence | Tensor):
+    if isinstance(removals, str) or not isinstance(removals, Iterable):
         raise TypeError(f"removals must be a list of lists of row indices, such as [[3], [17, 20]], got {removals!r}")
     rows = [check_removal(removed, len(trace.data), f"removals[{k}]") for k, removed in enumerate(removals)]
     start = trace.window(last)

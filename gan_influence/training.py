@@ -81,7 +81,7 @@ def train(
     game = game.snapshot(home)
     updates = Updates(optimizer, game)
     data = data.detach().to(home, copy=True)
-    weights = torch.ones(len(data)) if weights is None else torch.as_tensor(weights).detach()
+    weights = torch.ones(len(data)) if weights is None else torch.as_tensor(weights).detach().clone()
     weights = weights.to(home, data.dtype)
     if weights.shape != (len(data),) or not weights.isfinite().all():
         raise ValueError(f"weights must be {len(data)} finite numbers, one a row, got shape {tuple(weights.shape)}")

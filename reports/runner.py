@@ -37,6 +37,7 @@ def run(
     identity = {"format": FORMAT, "experiment": experiment.name, "settings_digest": digest(settings)}
     runs = {run["seed"]: run for run in _resume(folder / "result.json", identity)}
     missing = [seed for seed in wanted if seed not in runs]
+    record = provenance(command, device)
 
     def result() -> dict[str, Any]:
         kept = [runs[seed] for seed in wanted if seed in runs]
@@ -44,10 +45,9 @@ def run(
             **identity,
             "preset": preset,
             "settings": settings,
-            "provenance": provenance(command, device),
+            "provenance": {**record, "seconds": round(sum(run["seconds"] for run in kept), 1)},
+            "runs": kept,
         }
-        whole["provenance"]["seconds"] = round(sum(run["seconds"] for run in kept), 1)
-        whole["runs"] = kept
         whole["cells"] = Summary(experiment, whole).cells()
         return whole
 
