@@ -49,7 +49,7 @@ def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
         experiment = EXPERIMENTS[name]
         blocks = [_block(experiment, result, "This run")]
         kept = committed_result(name)
-        if kept is not None:
+        if kept is not None and not _same(_values(result), _values(kept)):
             blocks.append(_block(experiment, kept, "Committed result"))
         sections.append({"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)})
     page = environment.get_template("index.html").render(sections=sections, rule=VERDICT_RULE)
@@ -103,18 +103,22 @@ def _agreement(result: dict[str, Any], kept: dict[str, Any] | None) -> str | Non
     """Do the seeds that this run shares with the committed result give the same numbers?"""
     if kept is None or kept["settings_digest"] != result["settings_digest"]:
         return None
-    ours = {run["seed"]: run["values"] for run in result["runs"] if "values" in run}
-    theirs = {run["seed"]: run["values"] for run in kept["runs"] if "values" in run}
+    ours, theirs = _values(result), _values(kept)
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return None
-    same = [seed for seed in shared if _close(ours[seed], theirs[seed])]
+    same = [seed for seed in shared if _same(ours[seed], theirs[seed])]
     return f"{len(same)} of {len(shared)} seeds of this run give the committed values (to 1e-6, relative or absolute)."
 
 
-def _close(one: Any, other: Any) -> bool:
+def _values(result: dict[str, Any]) -> dict[int, Any]:
+    return {run["seed"]: run["values"] for run in result["runs"] if "values" in run}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal numbers, to 1e-6, in the same places."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_close(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if one is None or other is None:
         return one is other
     return abs(one - other) <= 1e-6 * max(1.0, abs(one), abs(other))
