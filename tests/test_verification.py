@@ -32,6 +32,11 @@ def test_the_readme_states_the_ledgers_counts():
     assert f"**{counts['refuted']} refuted**, {counts['not run']} not run" in stated
 
 
+def test_the_committed_ledger_has_the_recorded_verdicts():
+    ledger = json.loads((ROOT / "reports" / "results" / "ledger" / "ledger.json").read_text())
+    assert {one["id"]: one["verdict"] for one in ledger} == recorded_verdicts()
+
+
 def test_a_claim_needs_a_name_of_its_own():
     taken = next(iter(claims()))
     with pytest.raises(ValueError, match=f"two claims are called '{taken}'"):
