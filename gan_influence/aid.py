@@ -21,6 +21,7 @@ from gan_influence.trace import Trace
 __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 
 SOLVERS = ("neumann", "gmres")
+_LARGEST_BASIS = 200  # GMRES keeps that many vectors of d numbers, then restarts
 
 
 class ConvergenceError(RuntimeError):
@@ -47,7 +48,8 @@ def aid(
         trace: the training run; only its end is used.
         metric: what is measured.
         terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
-            the largest number of products with ``J^T``.
+            the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
+            is, as in the paper; GMRES tells what it should have tended to.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
         scale: eta of TNNLS eq. 11; by default each player's learning rate.
@@ -138,7 +140,7 @@ def _gmres(
     b = gradient.double().cpu().numpy()
     tolerance = 1e-12 if gradient.dtype == torch.float64 else 1e-6
     operator = LinearOperator((len(b), len(b)), matvec=product, dtype=np.float64)
-    restart = min(products, len(b))
+    restart = min(products, len(b), _LARGEST_BASIS)
     solution, _ = gmres(operator, b, rtol=tolerance, atol=0.0, restart=restart, maxiter=max(products // restart, 1))
     residual = float(np.linalg.norm(product(solution) - b) / max(np.linalg.norm(b), np.finfo(float).tiny))
     if not residual <= 1e3 * tolerance:
@@ -150,7 +152,7 @@ def _gmres(
 
 
 def _check_terms(terms: int | Sequence[int]) -> list[int]:
-    counts = list(terms) if isinstance(terms, Sequence) else [terms]
+    counts = list(terms) if isinstance(terms, Sequence | np.ndarray) else [terms]
     if not counts or not all(is_whole(count) and count >= 1 for count in counts):
         raise ValueError(f"terms must be a whole number >= 1, or several, got {terms!r}")
     return counts

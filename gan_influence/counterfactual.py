@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import psutil
 import torch
 from jaxtyping import Float
@@ -55,6 +56,10 @@ def counterfactual(
         raise ValueError(f"chunk must be a number of models >= 1, got {chunk!r}")
     if isinstance(removals, str) or not isinstance(removals, Iterable):
         raise TypeError(f"removals must be a list of lists of row indices, such as [[3], [17, 20]], got {removals!r}")
+    if isinstance(removals, Tensor | np.ndarray) and removals.ndim != 2:
+        raise TypeError(
+            f"removals must be a list of lists of row indices, got an array of shape {tuple(removals.shape)}"
+        )
     rows = [check_removal(removed, len(trace.data), f"removals[{k}]") for k, removed in enumerate(removals)]
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)

@@ -52,19 +52,59 @@ class RowLoss:
     generator: Cost
 
 
+def _negative(a: Tensor) -> Tensor:
+    return -a
+
+
+def _identity(a: Tensor) -> Tensor:
+    return a
+
+
+def _softplus_of_negative(a: Tensor) -> Tensor:
+    return softplus(-a)
+
+
+def _negative_softplus(a: Tensor) -> Tensor:
+    return -softplus(a)
+
+
+def _square_to_one(a: Tensor) -> Tensor:
+    return (a - 1) ** 2
+
+
+def _square_to_zero(a: Tensor) -> Tensor:
+    return a**2
+
+
+def _hinge_real(a: Tensor) -> Tensor:
+    return relu(1 - a)
+
+
+def _hinge_fake(a: Tensor) -> Tensor:
+    return relu(1 + a)
+
+
+def _smooth_hinge_real(a: Tensor) -> Tensor:
+    return softplus(1 - a)
+
+
+def _smooth_hinge_fake(a: Tensor) -> Tensor:
+    return softplus(1 + a)
+
+
 LOSSES: dict[str, RowLoss] = {
     # Zero-sum, f(a) = log sigmoid(a) = -softplus(-a) and g(a) = f(-a) (Goodfellow et al. 2014).
-    "minimax": RowLoss(lambda a: softplus(-a), softplus, lambda a: -softplus(a)),
+    "minimax": RowLoss(_softplus_of_negative, softplus, _negative_softplus),
     # Goodfellow et al. 2014, section 3: G maximises log sigmoid(D(G(z))). "Modified minimax" in ICLR 2021's code.
-    "non_saturating": RowLoss(lambda a: softplus(-a), softplus, lambda a: softplus(-a)),
+    "non_saturating": RowLoss(_softplus_of_negative, softplus, _softplus_of_negative),
     # Arjovsky et al. 2017: f(a) = a, g(a) = -a.
-    "wasserstein": RowLoss(lambda a: -a, lambda a: a, lambda a: -a),
+    "wasserstein": RowLoss(_negative, _identity, _negative),
     # Mao et al. 2017 with targets 1, 0, 1; without their factor 1/2, as in ICLR 2021's published code.
-    "least_squares": RowLoss(lambda a: (a - 1) ** 2, lambda a: a**2, lambda a: (a - 1) ** 2),
+    "least_squares": RowLoss(_square_to_one, _square_to_zero, _square_to_one),
     # Lim and Ye 2017.
-    "hinge": RowLoss(lambda a: relu(1 - a), lambda a: relu(1 + a), lambda a: -a),
+    "hinge": RowLoss(_hinge_real, _hinge_fake, _negative),
     # The hinge made smooth, as in ICLR 2021's published code.
-    "softplus": RowLoss(lambda a: softplus(1 - a), lambda a: softplus(1 + a), lambda a: -a),
+    "softplus": RowLoss(_smooth_hinge_real, _smooth_hinge_fake, _negative),
 }
 
 

@@ -104,6 +104,11 @@ class Trace:
         time = self.data.new_tensor(t)
         if indices is None:
             return StepInputs(self.data, latents, None, time)
+        if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= len(self.data):
+            raise IndexError(
+                f"the schedule's batch of step {t} must name rows from 0 to {len(self.data) - 1}, at least one, "
+                f"got {indices.tolist()[:8]}"
+            )
         indices = indices.to(self.data.device)
         return StepInputs(self.data[indices], latents, indices, time)
 
@@ -126,7 +131,7 @@ class Trace:
         Raises:
             ValueError: ``at`` is empty or names a step that the trace does not hold.
         """
-        stops = list(at) if isinstance(at, Iterable) else [at]
+        stops = list(at) if isinstance(at, Iterable) else []
         if not stops or not all(is_whole(stop) and self.first <= stop <= self.steps for stop in stops):
             raise ValueError(f"at must name steps from {self.first} to {self.steps}, which the trace holds, got {at!r}")
         return stops

@@ -76,6 +76,13 @@ def train(
     """
     if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+    if not isinstance(game, Game):
+        raise TypeError(f"game must be a Game(generator, discriminator, loss=...), got {type(game).__name__}")
+    if not callable(schedule):
+        raise TypeError(
+            "schedule must give the batch of step t as schedule(t), such as FullBatch(latents), "
+            f"got {type(schedule).__name__}"
+        )
     _check_data(game, data)
     home = torch.device(device) if device is not None else data.device
     game = game.snapshot(home)
@@ -191,6 +198,11 @@ def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int
         replayed.append(_step(trace.game, trace.updates, *_step_inputs(trace, t, replayed[-1], weights)))
         if not replayed[-1].isfinite().all():
             break
+    else:
+        raise RuntimeError(
+            f"parameters stopped being finite between steps {steps[0]} and {steps[-1]}, but not when these steps were "
+            "repeated: this device does not compute the same twice, see torch.use_deterministic_algorithms"
+        )
     bad = ~replayed[-1].isfinite()
     model = None if before.ndim == 2 else int(bad.any(-1).any(-1).nonzero()[0])
     bad = bad if model is None else bad[model]
@@ -231,6 +243,7 @@ def _check_fit(trace: Trace) -> None:
     if inputs.latents.dtype != trace.data.dtype:
         raise TypeError(f"the latents are {inputs.latents.dtype}, but the data is {trace.data.dtype}: convert one")
     players = trace.players()
+    buffers = [buffer.clone() for player in trace.game.players for buffer in player.module.buffers()]
     with torch.no_grad():
         try:
             generated = players.generate(inputs.latents)
@@ -258,6 +271,14 @@ def _check_fit(trace: Trace) -> None:
             "alone": players.discriminate(inputs.rows[:1]),
             "in the batch reversed": players.discriminate(inputs.rows.flip(0)).flip(0),
         }
+    after = [
+        (player.role, name, buffer) for player in trace.game.players for name, buffer in player.module.named_buffers()
+    ]
+    for before, (role, name, buffer) in zip(buffers, after, strict=True):
+        if not torch.equal(before, buffer):
+            raise ValueError(
+                f"the {role} changes its buffer {name!r} at every call, so no step can be replayed: call .eval()"
+            )
     tolerance = 1e3 * torch.finfo(together.dtype).eps
     for how, logits in seen.items():
         different = ~torch.isclose(logits, together[: len(logits)], rtol=tolerance, atol=tolerance)

@@ -44,7 +44,7 @@ def main() -> int:
     diverged = sum("diverged" in run for result in results.values() for run in result["runs"])
     if diverged:
         print(f"{diverged} runs diverged: see the report", file=sys.stderr)
-    return 0
+    return 1 if diverged else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,25 @@ def write_experiment(experiment: Experiment, result: dict[str, Any], folder: Pat
 
 
 def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """The page for these results, each beside the committed one of the same experiment."""
+    """The page: every experiment, as run now and as committed, and the committed claims ledger."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    sections = []
-    for name, result in results.items():
-        experiment = EXPERIMENTS[name]
-        blocks = [_block(experiment, result, "This run")]
-        kept = committed_result(name)
-        if kept is not None and not _same(_values(result), _values(kept)):
-            blocks.append(_block(experiment, kept, "Committed result"))
-        sections.append({"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)})
-    page = environment.get_template("index.html").render(sections=sections, rule=VERDICT_RULE)
+    sections = [_section(experiment, results.get(name)) for name, experiment in EXPERIMENTS.items()]
+    ledger = json.loads((RESULTS / "ledger" / "ledger.json").read_text())
+    counts = Counter(entry["verdict"] for entry in ledger)
+    page = environment.get_template("index.html").render(
+        sections=sections, rule=VERDICT_RULE, ledger=ledger, counts=counts
+    )
     write_text(path, page)
+
+
+def _section(experiment: Experiment, result: dict[str, Any] | None) -> dict[str, Any]:
+    kept = committed_result(experiment.name)
+    blocks = [] if result is None else [_block(experiment, result, "This run")]
+    if kept is not None and (result is None or not _same(_values(result), _values(kept))):
+        blocks.append(_block(experiment, kept, "Committed result"))
+    return {"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)}
 
 
 def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict[str, Any]:
@@ -77,6 +83,7 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
         "heading": heading,
         "result": result,
         "columns": summary.columns,
+        "seeds": summary.wanted,
         "tables": tables,
         "verdicts": verdicts,
         "differing": [cell for cell in result["cells"] if cell["verdict"] == "differs"],
@@ -99,9 +106,9 @@ def _shown(cell: dict[str, Any], decimals: int | None) -> dict[str, Any]:
     }
 
 
-def _agreement(result: dict[str, Any], kept: dict[str, Any] | None) -> str | None:
+def _agreement(result: dict[str, Any] | None, kept: dict[str, Any] | None) -> str | None:
     """Do the seeds that this run shares with the committed result give the same numbers?"""
-    if kept is None or kept["settings_digest"] != result["settings_digest"]:
+    if result is None or kept is None or kept["settings_digest"] != result["settings_digest"]:
         return None
     ours, theirs = _values(result), _values(kept)
     shared = sorted(ours.keys() & theirs.keys())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import psutil
 import torch
 
-__all__ = ["describe_device", "program", "provenance", "resolve_device"]
+PACKAGES = ("torch", "numpy", "scipy")
+
+__all__ = ["describe_device", "program", "provenance", "resolve_device", "source_digest"]
 
 
 def provenance(command: list[str], device: str) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
         "command": shlex.join(command),
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "numpy", "scipy")},
+            **{package: version(package) for package in PACKAGES},
             "gan-influence": _own_version(),
         },
         "platform": platform.platform(terse=True),
@@ -33,6 +37,18 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
         "device": describe_device(device),
         "commit": _commit(),
     }
+
+
+@cache
+def source_digest() -> str:
+    """A fingerprint of the code and the packages that numbers come from: results of different ones never mix."""
+    root = Path(__file__).parent.parent
+    files = sorted([*root.glob("gan_influence/**/*.py"), *root.glob("reports/experiments/*.py")])
+    content = hashlib.sha256()
+    for file in files:
+        content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    content.update(" ".join(version(package) for package in PACKAGES).encode())
+    return content.hexdigest()[:12]
 
 
 def resolve_device(name: str) -> str:

@@ -12,14 +12,15 @@ from tqdm import tqdm
 
 from gan_influence import DivergenceError
 from reports.experiment import Experiment, Settings, digest
-from reports.provenance import provenance
+from reports.provenance import provenance, source_digest
 from reports.store import ForeignResultError, read_json, set_aside, write_json
 from reports.summary import Summary
 from reports.workers import worker_pool
 
 __all__ = ["FORMAT", "run"]
 
-FORMAT = "gan-influence result 1"
+FORMAT = "gan-influence result 2"
+RUN_KEYS = {"seed", "seconds", "data"}
 
 
 def run(
@@ -28,24 +29,34 @@ def run(
     """Run what is missing of an experiment and store it as ``out/NAME/result.json``.
 
     Every unit of work is stored when it is done, every seed enters ``result.json`` when its units are: a run that was
-    interrupted, in whatever way, goes on where it stopped. A ``result.json`` that is damaged or belongs to other
-    settings is set aside and named.
+    interrupted, in whatever way, goes on where it stopped. A ``result.json`` that is damaged, or belongs to other
+    settings, other code or another device, is set aside and named. Seeds that are there already are kept.
     """
     settings = experiment.presets[preset].settings
     wanted = range(experiment.presets[preset].seeds if seeds is None else seeds)
     folder = out / experiment.name
-    identity = {"format": FORMAT, "experiment": experiment.name, "settings_digest": digest(settings)}
+    identity = {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "settings_digest": digest(settings),
+        "source_digest": source_digest(),
+        "device": device,
+    }
     runs = {run["seed"]: run for run in _resume(folder / "result.json", identity)}
     missing = [seed for seed in wanted if seed not in runs]
-    record = provenance(command, device)
+    record, begun = provenance(command, device), time.time()
 
     def result() -> dict[str, Any]:
-        kept = [runs[seed] for seed in wanted if seed in runs]
+        kept = [runs[seed] for seed in sorted(runs)]
         whole: dict[str, Any] = {
             **identity,
             "preset": preset,
             "settings": settings,
-            "provenance": {**record, "seconds": round(sum(run["seconds"] for run in kept), 1)},
+            "provenance": {
+                **record,
+                "seconds": round(sum(run["seconds"] for run in kept), 1),
+                "wall_seconds": round(time.time() - begun, 1),
+            },
             "runs": kept,
         }
         whole["cells"] = Summary(experiment, whole).cells()
@@ -63,8 +74,11 @@ def _resume(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return list(read_json(path, identity)["runs"])
-    except (ForeignResultError, KeyError) as error:
+        runs = read_json(path, identity).get("runs")
+        if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= RUN_KEYS for run in runs):
+            raise ForeignResultError(f"its runs are damaged: each must have {', '.join(sorted(RUN_KEYS))}")
+        return runs
+    except ForeignResultError as error:
         aside = set_aside(path)
         tqdm.write(f"{path} cannot be resumed: {error}. It was set aside as {aside}")
         return []
@@ -104,8 +118,9 @@ def _unit(name: str, settings: Settings, seed: int, unit: str, folder: Path, dev
     """In a worker: one unit of work, from its file where that is there already."""
     from reports.experiments import EXPERIMENTS
 
-    identity = {"format": FORMAT, "settings_digest": digest(settings), "seed": seed, "unit": unit, "device": device}
-    path = folder / "units" / digest(settings) / f"seed-{seed}.{unit}.json"
+    made_by = f"{digest(settings)}-{source_digest()}-{device}"
+    identity = {"format": FORMAT, "made_by": made_by, "seed": seed, "unit": unit}
+    path = folder / "units" / made_by / f"seed-{seed}.{unit}.json"
     if path.exists():
         try:
             return read_json(path, identity)

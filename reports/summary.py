@@ -56,6 +56,7 @@ class Summary:
         self.rows = list(experiment.rows(result["settings"]))
         self.columns = list(experiment.columns(result["settings"]))
         self.runs = [run for run in result["runs"] if "values" in run]
+        self.wanted = len(result["runs"])
         self.diverged = [run for run in result["runs"] if "diverged" in run]
         self.published = load_published(experiment.name)
 
@@ -108,7 +109,7 @@ class Summary:
             "measured": center(quantity.table, row, column),
             "low": low,
             "high": high,
-            "verdict": verdict(low, high, value, spread, self.published.rounding, self.comparable),
+            "verdict": verdict(low, high, value, spread, self.published.rounding, self.comparable, len(values)),
             "p10": p10,
             "p90": p90,
             "published_p10": printed.get("p10"),

@@ -18,7 +18,7 @@ __all__ = ["worker_pool"]
 @contextmanager
 def worker_pool(tasks: int, device: str = "cpu") -> Iterator[ProcessPoolExecutor]:
     """A pool of as many processes as there are cores, tasks or devices; an exception stops it at once."""
-    workers = 1 if device != "cpu" else max(min(os.cpu_count() or 1, tasks), 1)
+    workers = 1 if device != "cpu" else max(min(len(os.sched_getaffinity(0)), tasks), 1)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (device,))
     try:
         yield pool

@@ -129,6 +129,7 @@ def test_a_damaged_result_is_set_aside_named_and_rebuilt(killed_and_resumed, res
         (b"[1, 2]", "not a result of this program"),
         (b'{"experiment": "other"}', "'format' is None"),
         (json.dumps({"format": FORMAT, "experiment": "other"}).encode(), "'experiment' is 'other'"),
+        (json.dumps({"format": FORMAT, "experiment": NAME, "settings_digest": "abc"}).encode(), "runs are damaged"),
     ],
 )
 def test_a_foreign_result_is_set_aside_and_never_overwritten(tmp_path, capsys, content, reason):
@@ -146,6 +147,20 @@ def test_setting_aside_twice_keeps_both(tmp_path):
         (tmp_path / "result.json").write_text(text)
         set_aside(tmp_path / "result.json")
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_fewer_seeds_keep_those_that_are_there(killed_and_resumed, result):
+    out, _, _ = killed_and_resumed
+    finish(reports(NAME, "--preset", "smoke", "--out", str(out), "--device", "cpu", "--seeds", "1"))
+    assert json.loads((out / NAME / "result.json").read_text())["runs"] == result["runs"]
+
+
+def test_results_of_other_code_are_set_aside(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    write_json(path, {"source_digest": "old", "runs": []})
+    assert _resume(path, {"source_digest": "new"}) == []
+    printed = capsys.readouterr()
+    assert "'source_digest' is 'old', not 'new'" in printed.out + printed.err
 
 
 def test_interrupting_leaves_exit_status_130(tmp_path):
@@ -187,7 +202,9 @@ def test_a_result_file_is_whole_or_old(tmp_path):
 
 
 def test_the_verdict_follows_its_rule():
-    judge = lambda low, high, **more: verdict(low, high, 0.5, (0.3, 0.8), 0.005, **{"comparable": True, **more})  # noqa: E731
+    judge = lambda low, high, **more: verdict(  # noqa: E731
+        low, high, 0.5, (0.3, 0.8), 0.005, **{"comparable": True, "seeds": 3, **more}
+    )
     assert judge(0.45, 0.55) == "agrees"
     assert judge(0.5049, 0.6) == "agrees"
     assert judge(0.51, 0.6) == "within spread"
@@ -195,7 +212,8 @@ def test_the_verdict_follows_its_rule():
     assert judge(0.81, 0.9) == "differs"
     assert judge(None, None) == "not run"
     assert judge(0.45, 0.55, comparable=False) == "not comparable"
-    assert verdict(0.1, 0.2, None, None, 0.005, comparable=True) is None
+    assert judge(0.45, 0.55, seeds=2) == "too few seeds"
+    assert verdict(0.1, 0.2, None, None, 0.005, comparable=True, seeds=3) is None
 
 
 def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
@@ -210,8 +228,9 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
 
 def test_significance_needs_two_seeds_and_a_mean_above_zero():
     assert p_above_zero([0.5]) is None
-    assert p_above_zero([1.0, 1.0]) == 0.0
-    assert p_above_zero([0.5, 0.6, 0.55]) < 0.01
+    assert p_above_zero([1.0, 1.0]) == 0.25
+    assert p_above_zero([0.5, 0.6, 0.55]) == 0.125
+    assert p_above_zero([0.5, 0.6, 0.55, 0.7, 0.4, 0.5, 0.6]) < 0.01
     assert p_above_zero([-0.5, -0.6, -0.55]) > 0.99
 
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence.checks import is_real
 from gan_influence.game import Players
 from gan_influence.trace import Trace
 
@@ -56,12 +57,14 @@ class AverageLogLikelihood:
                 raise ValueError(f"{name} must hold at least one row, got shape {tuple(rows.shape)}")
             if not rows.isfinite().all():
                 raise ValueError(f"{name} contains NaN or infinity")
-        if isinstance(bandwidth, bool) or not 0 < bandwidth < math.inf:
+        if reference.dtype != latents.dtype:
+            raise TypeError(f"reference is {reference.dtype}, but latents are {latents.dtype}: convert one of them")
+        if not is_real(bandwidth) or bandwidth <= 0:
             raise ValueError(f"bandwidth must be a finite number above 0, got {bandwidth!r}")
         flat = reference.detach().reshape(len(reference), -1)
         self.center = flat.mean(0)  # distances by |x|^2 + |g|^2 - 2 x.g lose nothing when both lie near the origin
         self.centered = flat - self.center
-        self.latents = latents.detach()
+        self.latents = latents.detach().clone()
         self.bandwidth = float(bandwidth)
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
@@ -77,6 +80,11 @@ class AverageLogLikelihood:
             raise ValueError(
                 f"the generator makes rows of {generated.shape[1]} numbers, "
                 f"but the metric's reference has {reference.shape[1]}"
+            )
+        if generated.dtype != reference.dtype:
+            raise TypeError(
+                f"the generator makes {generated.dtype} rows, but the metric's reference is {reference.dtype}: "
+                "convert one of them"
             )
         generated = generated - self.center.to(generated.device)
         precision = 1 / self.bandwidth**2

@@ -15,7 +15,7 @@ import gan_influence as gi
 from reports.experiment import Experiment, Preset, Quantity, Settings, Values
 from reports.summary import Summary
 
-__all__ = ["LQGAN_ACCURACY", "PUBLISHED", "trained"]
+__all__ = ["LQGAN_ACCURACY", "PUBLISHED", "data_digest", "finite", "trained"]
 
 TAU, ERROR = "Table V", "Relative error"
 REMOVALS_PER_UNIT = 50  # half a seed: what an interruption may cost
@@ -62,7 +62,7 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str,
     if unit == "estimates":
         scores = {"ITD": gi.itd(trace, metric, at=stops)[:, removed], **_aid_scores(settings, trace, metric, removed)}
         values = {row: _lists(matrix) for row, matrix in scores.items()}
-        return {"scores": values, "data": hashlib.sha256(trace.data.cpu().numpy().tobytes()).hexdigest()}
+        return {"scores": values, "data": data_digest(trace)}
     part = int(unit.removeprefix("removals-"))
     mine = removed[part * REMOVALS_PER_UNIT : (part + 1) * REMOVALS_PER_UNIT]
     return {"influence": _lists(gi.counterfactual(trace, metric, [[row] for row in mine], at=stops))}
@@ -98,21 +98,22 @@ def findings(summary: Summary) -> list[str]:
     """What the numbers say, computed from them."""
     last = summary.columns[-1]
     found = []
-    worst = min((summary.mean(TAU, "ITD", column) or 0.0, column) for column in summary.columns)
+    worst = min((_or_less(summary.mean(TAU, "ITD", column)), column) for column in summary.columns)
     found.append(
         f"ITD ranks rows almost perfectly at every T: its lowest mean tau is {worst[0]:.4f}, at T = {worst[1]}."
     )
     errors = [
         (value, column) for column in summary.columns if (value := summary.median(ERROR, "ITD", column)) is not None
     ]
-    low, high = min(errors), max(errors)
-    found.append(
-        f"Its values are right too: the median relative error is {low[0]:.1e} at T = {low[1]} and at most "
-        f"{high[0]:.1e} (T = {high[1]})."
-    )
+    if errors:
+        low, high = min(errors), max(errors)
+        found.append(
+            f"Its values are right too: the median relative error is {low[0]:.1e} at T = {low[1]} and at most "
+            f"{high[0]:.1e} (T = {high[1]})."
+        )
     aid = [row for row in summary.rows if row.startswith("AID")]
     best = {
-        column: max(aid, key=lambda row, column=column: summary.mean(TAU, row, column) or -1.0)  # type: ignore[misc]
+        column: max(aid, key=lambda row, column=column: _or_less(summary.mean(TAU, row, column)))  # type: ignore[misc]
         for column in (summary.columns[0], last)
     }
     found.append(
@@ -193,12 +194,27 @@ def _lists(matrix: Any) -> list[list[float] | None]:
     return [None if row is None else torch.as_tensor(row).tolist() for row in matrix]
 
 
-def _tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    return float(kendalltau(scores, truth).statistic)
+def data_digest(trace: gi.Trace) -> str:
+    """SHA-256 of the training rows."""
+    return hashlib.sha256(trace.data.cpu().numpy().tobytes()).hexdigest()
 
 
-def _relative_error(scores: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.linalg.norm(scores - truth) / np.linalg.norm(truth))
+def finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity: a tau of constant scores, say, is nothing measured."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _tau(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    return finite(kendalltau(scores, truth).statistic)
+
+
+def _relative_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return finite(float(np.linalg.norm(scores - truth) / np.linalg.norm(truth)))
+
+
+def _or_less(tau: float | None) -> float:
+    return -1.0 if tau is None else tau
 
 
 def _number(value: float | None, form: str) -> str:

@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 import gan_influence as gi
 from reports.experiment import Experiment, Preset, Quantity, Settings, Values
 from reports.experiments.lqgan_accuracy import PUBLISHED as TABLE_V
-from reports.experiments.lqgan_accuracy import trained
+from reports.experiments.lqgan_accuracy import data_digest, finite, trained
 from reports.summary import Summary, load_published
 
 __all__ = ["LQGAN_INITIALISATION"]
@@ -43,9 +43,9 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str,
     try:
         series = gi.aid(trace, metric, terms=settings["terms"], at=settings["stops"])[..., removed].cpu().numpy()
     except gi.ConvergenceError as error:
-        return {"overflow": str(error)}
-    taus = [[float(kendalltau(one, right).statistic) for one in at] for at, right in zip(series, truth, strict=True)]
-    return {"tau": taus}
+        return {"overflow": str(error), "data": data_digest(trace)}
+    taus = [[finite(kendalltau(one, right).statistic) for one in at] for at, right in zip(series, truth, strict=True)]
+    return {"tau": taus, "data": data_digest(trace)}
 
 
 def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
