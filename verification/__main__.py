@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from reports.provenance import program, provenance, resolve_device
+from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json, write_text
 from verification.ledger import claims, recorded_verdicts, run
 
@@ -24,8 +24,9 @@ def main() -> int:
         for one in known.values():
             print(f"{one.id:32} {one.source:44} {one.statement}")
         return 0
+    if arguments.device == "cuda":
+        parser.error("the claims run on the CPU, in float64: take --device auto or cpu")
     ensure_writable(arguments.out)
-    device = resolve_device(arguments.device)
     try:
         entries = run(arguments.only or known, arguments.preset)
     except KeyboardInterrupt:
@@ -33,7 +34,7 @@ def main() -> int:
         return 130
     from verification.page import ledger_json, write_page
 
-    record = {**provenance(program("verification"), device), "preset": arguments.preset}
+    record = {**provenance(program("verification"), "cpu"), "preset": arguments.preset}
     write_text(arguments.out / "ledger.json", ledger_json(entries))
     write_json(arguments.out / "provenance.json", record)
     write_page(entries, record, arguments.out)
@@ -76,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to write (default: %(default)s)",
     )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="recorded; claims run on cpu")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="claims run on the CPU (default: auto)"
+    )
     parser.add_argument("--list", action="store_true", help="list the claims and stop")
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,15 +82,26 @@ def lqgan(
 
 
 def mlp(
-    rows: int = 24, steps: int = 20, lr: float = 0.1, loss: str = "non_saturating", seed: int = 0, width: int = 6
+    rows: int = 24,
+    steps: int = 20,
+    lr: float = 0.1,
+    loss: str = "non_saturating",
+    seed: int = 0,
+    width: int = 6,
+    depth: int = 1,
 ) -> Toy:
-    """Two small tanh networks on two-dimensional rows, full batch."""
+    """Two tanh networks of ``depth`` hidden layers on two-dimensional rows, full batch."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        generator = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2)).double()
-        discriminator = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1)).double()
+        generator, discriminator = _network(3, width, depth, 2), _network(2, width, depth, 1)
         data, reference = torch.randn(2, rows, 2, dtype=torch.float64) + 0.5
         latents, fresh = torch.randn(2, rows, 3, dtype=torch.float64)
     game = gi.Game(generator, discriminator, loss=loss)
     trace = gi.train(game, data, gi.FullBatch(latents), steps, gi.SGD(lr))
     return Toy(trace, gi.metrics.AverageLogLikelihood(reference, fresh), lr)
+
+
+def _network(inputs: int, width: int, depth: int, outputs: int) -> nn.Module:
+    sizes = [inputs, *([width] * depth)]
+    hidden = [part for one, other in itertools.pairwise(sizes) for part in (nn.Linear(one, other), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs)).double()
