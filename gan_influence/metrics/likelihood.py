@@ -74,17 +74,17 @@ class AverageLogLikelihood:
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable."""
+        if self.latents.dtype != players.phi.dtype:
+            raise TypeError(
+                f"the generator's parameters are {players.phi.dtype}, but the metric's latents and reference are "
+                f"{self.latents.dtype}: convert one of them"
+            )
         generated = players.generate(self.latents).reshape(len(self.latents), -1)
         reference = self.centered.to(generated.device)
         if generated.shape[1] != reference.shape[1]:
             raise ValueError(
                 f"the generator makes rows of {generated.shape[1]} numbers, "
                 f"but the metric's reference has {reference.shape[1]}"
-            )
-        if generated.dtype != reference.dtype:
-            raise TypeError(
-                f"the generator makes {generated.dtype} rows, but the metric's reference is {reference.dtype}: "
-                "convert one of them"
             )
         generated = generated - self.center.to(generated.device)
         precision = 1 / self.bandwidth**2
