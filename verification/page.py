@@ -13,7 +13,7 @@ from markupsafe import Markup
 from reports.figures import STYLE, svg_element
 from reports.store import write_text
 from verification.claims import SECTIONS
-from verification.ledger import VERDICTS, claims
+from verification.ledger import VERDICTS
 
 matplotlib.use("Agg")
 
@@ -34,7 +34,6 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    known = claims()
     shown = [
         {
             **entry,
@@ -42,7 +41,7 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
             "expected": _number(entry["expected"]),
             "tolerance": _number(entry["tolerance"]),
             "numbers": {name: _number(value) for name, value in entry["numbers"].items()},
-            "formula": _formula(known[entry["id"]].formula),
+            "formula": _formula(entry["formula"]),
             "plot": _plot(entry["plot"]),
         }
         for entry in entries

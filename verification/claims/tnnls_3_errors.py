@@ -107,10 +107,6 @@ class Contraction:
     radius: float
     constants: Constants
 
-    @property
-    def aid_allowance(self) -> float:
-        return rounding(self.removals.steps, 10.0)
-
 
 @st.composite
 def contractions(draw: st.DrawFn, horizons: tuple[int, ...] = (0, 1, 2, 3, 10, 40)) -> Contraction:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +11,7 @@ from gan_influence.adjoint import FieldGraph
 from gan_influence.metrics.metric import metric_values
 from gan_influence.training import states
 from verification import games, lqgan
-from verification.judge import at_most, close, observed_order, relative, richardson, slope
+from verification.judge import at_most, close, observed_order, relative, removal_derivative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
 SMOOTH_LOSSES = ("minimax", "non_saturating", "wasserstein", "least_squares", "softplus")
@@ -47,7 +44,7 @@ def itd_finite_differences(preset: str) -> Outcome:
                 leading = ladder[:6]
                 if leading.min() > 1e-7:  # truncation, not rounding
                     orders.append(observed_order(STEPS[:6], leading))
-                errors.append(relative(_extrapolated(central[3:6]), np.array(exact)))
+                errors.append(relative(richardson(central[3:6]), np.array(exact)))
                 if steps == 20 and l2 == (0.0, 0.0):
                     curves.append(Curve(loss, STEPS.tolist(), np.maximum(ladder, 1e-16).tolist()))
     worst_order = max(orders, key=lambda order: abs(order - 2))
@@ -81,7 +78,7 @@ def hinge_kinks(preset: str) -> Outcome:
     exact = float(scores[j])
     central = _central_differences(toy, j, STEPS)
     ladder = np.abs(central - exact) / abs(exact)
-    near = relative(_extrapolated(central[6:9]), np.array(exact))
+    near = relative(richardson(central[6:9]), np.array(exact))
     order = observed_order(STEPS[6:9], ladder[6:9])
     removal = float(gi.counterfactual(toy.trace, toy.metric, [[j]])[0])
     corrected = ladder[:5].min() > 0.05 and near < 1e-7 and abs(order - 2) < 0.2
@@ -117,7 +114,7 @@ def damped_itd_finite_differences(preset: str) -> Outcome:
             shifts = np.array([0.1, 0.05, 0.025])
             ends = _tethered_ends(toy.trace, gamma, j, np.concatenate([shifts, -shifts])) @ metric.direction.numpy()
             central = -(ends[:3] - ends[3:]) / (2 * shifts)
-            errors.append(relative(_extrapolated(central), scores[j]))
+            errors.append(relative(richardson(central), scores[j]))
     return at_most(max(errors), 1e-8, {"runs": len(errors)})
 
 
@@ -233,8 +230,7 @@ def implicit_derivative(preset: str) -> Outcome:
                 weights[j] = weight
                 return twin.equilibrium(star, weights, tolerance=1e-13)
 
-            difference = richardson(partial(_difference, root), 0.2)
-            errors.append(relative(difference, exact[j]))
+            errors.append(relative(removal_derivative(root, 0.2), exact[j]))
     return at_most(max(errors), 1e-7, {"equilibria": 2, "rows each": 3})
 
 
@@ -315,11 +311,6 @@ def two_steps_to_the_generator(preset: str) -> Outcome:
     )
 
 
-def _difference(end: Callable[[float], np.ndarray], h: float) -> np.ndarray:
-    """The central difference at weight 1, with the sign of a removal."""
-    return -(end(1 + h) - end(1 - h)) / (2 * h)
-
-
 def _central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarray:
     """-(E(w_j = 1 + h) - E(w_j = 1 - h)) / 2h for every h, all runs trained as one batch of models."""
     shifts = torch.tensor(np.concatenate([steps, -steps]))
@@ -329,12 +320,6 @@ def _central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarra
     *_, (_, end) = states(toy.trace, state, weights, range(toy.trace.steps))
     values = metric_values(toy.metric, toy.trace.game, end[:, 0]).numpy()
     return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-
-
-def _extrapolated(halved: np.ndarray) -> np.ndarray:
-    """Richardson extrapolation of central differences at h, h/2, h/4."""
-    first = (4 * halved[1:] - halved[:-1]) / 3
-    return np.array((16 * first[1] - first[0]) / 15)
 
 
 def _core_jacobian(trace: gi.Trace) -> np.ndarray:

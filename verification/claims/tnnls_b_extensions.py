@@ -7,7 +7,7 @@ import torch
 
 import gan_influence as gi
 from verification import games
-from verification.judge import at_most, correction, relative, richardson
+from verification.judge import at_most, correction, relative, removal_derivative
 from verification.ledger import Outcome, claim
 from verification.lqgan import LQGAN
 
@@ -65,8 +65,7 @@ def minibatch(preset: str) -> Outcome:
             weights[j] = weight
             return train(weights).theta().numpy()
 
-        slope = richardson(lambda h, end=end: -(end(1 + h) - end(1 - h)) / (2 * h), 0.2)  # type: ignore[misc]
-        errors.append(relative(slope, swept[j]))
+        errors.append(relative(removal_derivative(end, 0.2), swept[j]))
     numbers = {"eq. 47 against the sweep": relative(swept, total), "against differenced runs": max(errors)}
     return at_most(max(numbers["eq. 47 against the sweep"], 1e-3 * numbers["against differenced runs"]), 1e-11, numbers)
 
