@@ -9,9 +9,10 @@ from torch import Tensor
 
 import gan_influence as gi
 from bench.ratios import Call, Case
-from gan_influence.adjoint import pull_back_step
+from gan_influence.adjoint import linearise
 from gan_influence.metrics.metric import metric_gradients
-from gan_influence.recording import Recorded
+from gan_influence.recording import Recorded, RecordedLinearisation
+from gan_influence.steps import step_inputs
 
 __all__ = ["CASES"]
 
@@ -54,13 +55,17 @@ def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
 def recorded_against_eager(device: str) -> tuple[Call, Call, float]:
     """An adjoint step called as it is against its recording."""
     trace, _ = _trained(device)
-    inputs, state = trace.inputs(0), trace.state(0)
-    arguments = (torch.ones_like(state), state, trace.weights, inputs.rows, inputs.latents, inputs.time)
-    eager = partial(pull_back_step, trace.game, trace.updates, 0.0)
-    recorded = Recorded(eager)
+    state, inputs = trace.state(0), step_inputs(trace.inputs(0), trace.weights)
+    cotangent = torch.ones_like(state)
+    eager = partial(linearise, trace.game, trace.updates, trace.updates.phases(0), 0.0)
+    recorded = RecordedLinearisation(eager)
     for _ in range(100):
-        recorded(*arguments)
-    return lambda: [eager(*arguments) for _ in range(200)], lambda: [recorded(*arguments) for _ in range(200)], 1.0
+        recorded(state, *inputs, cotangent_shape=cotangent.shape)[1](cotangent)
+    return (
+        lambda: [eager(state, *inputs)[1](cotangent) for _ in range(200)],
+        lambda: [recorded(state, *inputs, cotangent_shape=cotangent.shape)[1](cotangent) for _ in range(200)],
+        1.0,
+    )
 
 
 def _itd_of_one_row(trace: gi.Trace, metric: gi.metrics.Metric, row: int) -> float:
@@ -77,7 +82,7 @@ def _itd_of_one_row(trace: gi.Trace, metric: gi.metrics.Metric, row: int) -> flo
         return u - eta * torch.cat(product), change.detach()
 
     recorded = Recorded(step)
-    u, score = metric_gradients(metric, game, trace.thetas([trace.steps]))[0], 0.0
+    u, score = metric_gradients(metric, game, trace.theta()[None])[0], 0.0
     for t in reversed(range(trace.steps)):
         inputs = trace.inputs(t)
         u, change = recorded(u, trace.theta(t), inputs.rows, inputs.latents, trace.weights)

@@ -17,24 +17,32 @@ Example:
 
 from gan_influence import datasets, losses, metrics, models
 from gan_influence.aid import ConvergenceError, aid
+from gan_influence.checkpoint import Checkpoint
 from gan_influence.counterfactual import counterfactual
 from gan_influence.game import Game, Players
 from gan_influence.itd import itd
-from gan_influence.optim import SGD
-from gan_influence.schedule import Batch, FullBatch
+from gan_influence.optim import SGD, Adam, AdamW, InverseSqrt, RMSProp
+from gan_influence.schedule import Batch, FullBatch, Minibatches
+from gan_influence.steps import DivergenceError
 from gan_influence.trace import Trace
-from gan_influence.training import DivergenceError, retrain, train
+from gan_influence.training import retrain, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "Batch",
+    "Checkpoint",
     "ConvergenceError",
     "DivergenceError",
     "FullBatch",
     "Game",
+    "InverseSqrt",
+    "Minibatches",
     "Players",
+    "RMSProp",
     "Trace",
     "aid",
     "counterfactual",

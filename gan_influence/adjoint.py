@@ -8,19 +8,24 @@ A step of training is ``g = v_w(theta)``, ``state' = update(state, g)``. Given t
        grad_theta s = J(theta)^T c            grad_w s = the per-row terms of the whole batch, for nothing extra
 
 For plain gradient descent ``c = -eta u`` and the new cotangent is ``u - eta J^T u = Z^T u`` (TNNLS Alg. 1, line 4).
-No Jacobian and no per-row gradient is formed.
+No Jacobian and no per-row gradient is formed. Where the players move one after the other, a step is two such phases,
+each at the state that it saw.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.game import Game
-from gan_influence.optim import Updates
+from gan_influence.game import BOTH, Game, Moving, Rows
+from gan_influence.optim import Phase, Updates
+from gan_influence.recording import PullBack, RecordedLinearisation
+from gan_influence.steps import as_rows
 
-__all__ = ["FieldGraph", "pull_back_step"]
+__all__ = ["FieldGraph", "Sweep", "linearise"]
 
 
 class FieldGraph:
@@ -31,6 +36,7 @@ class FieldGraph:
         theta: ``(d,)`` or ``(models, d)``.
         weights: ``(batch,)`` or ``(models, batch)``, to match.
         rows, latents: the batch.
+        moving: the players that move; the field is 0 for the other.
     """
 
     def __init__(
@@ -38,13 +44,14 @@ class FieldGraph:
         game: Game,
         theta: Float[Tensor, "*models d"],
         weights: Float[Tensor, "*models batch"],
-        rows: Float[Tensor, "batch *instance"],
+        rows: Rows,
         latents: Float[Tensor, "n_z *latent"],
+        moving: Moving = BOTH,
     ):
         self.game = game
         self.phi, self.psi = game.leaves(theta)
         self.weights = weights.detach().requires_grad_()
-        self.parts = game.gradient(self.phi, self.psi, rows, latents, self.weights, create_graph=True)
+        self.parts = game.gradient(self.phi, self.psi, rows, latents, self.weights, moving, create_graph=True)
 
     @property
     def value(self) -> Float[Tensor, "*models d"]:
@@ -70,6 +77,8 @@ class FieldGraph:
         pairs = [
             (part, c) for part, c in zip(self.parts, self.game.split(cotangent), strict=True) if part.requires_grad
         ]
+        if not pairs:  # the one player that moves has no parameters
+            return tuple(one.new_zeros(*cotangent.shape[:-1], one.shape[-1]) for one in inputs)
         return torch.autograd.grad(
             [part for part, _ in pairs],
             inputs,
@@ -80,29 +89,65 @@ class FieldGraph:
         )
 
 
-def pull_back_step(
+def linearise(
     game: Game,
     updates: Updates,
+    phases: tuple[Phase, ...],
     damping: float,
-    cotangent: Float[Tensor, "*stops buffers d"],
-    state: Float[Tensor, "buffers d"],
+    state: Float[Tensor, "rows d"],
     weights: Float[Tensor, " batch"],
-    rows: Float[Tensor, "batch *instance"],
     latents: Float[Tensor, "n_z *latent"],
     time: Float[Tensor, ""],
-) -> tuple[Tensor, ...]:
-    """Carry the cotangent of the state after step ``time`` to the state before it.
+    *rows: Tensor,
+) -> tuple[Float[Tensor, "rows d"], PullBack]:
+    """One step of training, and its pull-back: the state after step ``time``, and a function, to be called once.
 
-    Damping replaces ``J`` by ``J + gamma I`` (TNNLS IV-C4). Several cotangents share the pass through the game.
-
-    Returns:
-        The new cotangent, ``(*stops, buffers, d)``, and ``d<cotangent, state'> / dw_i`` for each row of the batch,
-        ``(*stops, batch)``.
+    The function carries the cotangent of that state, ``(*stops, rows, d)``, to the state before it, and gives
+    ``d<cotangent, state'> / dw_i`` for each row of the batch, ``(*stops, batch)``. Several cotangents share the
+    pass through the game. Damping replaces ``J`` by ``J + gamma I`` (TNNLS IV-C4).
     """
-    graph = FieldGraph(game, state[0], weights, rows, latents)
-    before, c = updates.pull_back(time, state, graph.value, cotangent)
-    product, row_terms = graph.both(c)
-    if damping:
-        product = product + damping * c
-    padded = torch.cat([product.unsqueeze(-2), torch.zeros_like(before[..., 1:, :])], dim=-2)
-    return before + padded, row_terms
+    passed = []
+    for phase in phases:
+        field = FieldGraph(game, state[0], weights, as_rows(rows), latents, phase.moving)
+        passed.append((phase, state, field))
+        state = updates(phase, time, state, field.value)
+    return state, partial(_pull_back, updates, damping, time, passed)
+
+
+def _pull_back(
+    updates: Updates,
+    damping: float,
+    time: Tensor,
+    passed: list[tuple[Phase, Tensor, FieldGraph]],
+    cotangent: Float[Tensor, "*stops rows d"],
+) -> tuple[Tensor, Tensor]:
+    terms = None
+    for phase, state, field in reversed(passed):
+        before, c = updates.pull_back(phase, time, state, field.value, cotangent)
+        product, of_rows = field.both(c)
+        if damping:
+            product = product + damping * c
+        padded = torch.cat([product.unsqueeze(-2), torch.zeros_like(before[..., 1:, :])], dim=-2)
+        cotangent = before + padded
+        terms = of_rows if terms is None else terms + of_rows
+    assert terms is not None
+    return cotangent, terms
+
+
+class Sweep:
+    """:func:`linearise` for the steps of a run, recorded where they repeat."""
+
+    def __init__(self, game: Game, updates: Updates, damping: float):
+        self._game, self._updates, self._damping = game, updates, damping
+        self._recorded: dict[tuple[Phase, ...], RecordedLinearisation] = {}
+
+    def __call__(
+        self, t: int, state: Float[Tensor, "rows d"], inputs: tuple[Tensor, ...], cotangent_shape: torch.Size
+    ) -> tuple[Float[Tensor, "rows d"], PullBack]:
+        """The state after step ``t``, and its pull-back, for a cotangent of this shape."""
+        phases = self._updates.phases(t)
+        if phases not in self._recorded:
+            self._recorded[phases] = RecordedLinearisation(
+                partial(linearise, self._game, self._updates, phases, self._damping)
+            )
+        return self._recorded[phases](state, *inputs, cotangent_shape=cotangent_shape)

@@ -44,6 +44,9 @@ def aid(
     ``score_j = dv_j(theta_T) . w`` with ``w = sum_{m<M} (Z^T)^m grad E`` (``solver="neumann"``) or its limit, the
     solution of ``(I - Z^T) w = grad E`` (``solver="gmres"``), where ``Z = I - eta (J + gamma I)``.
 
+    The learning rates are all of the optimiser that enters: at an equilibrium momentum is spent, the averaged generator
+    is the generator, and the order of moves does not matter. The metric's gradient is taken where the metric looks.
+
     Args:
         trace: the training run; only its end is used.
         metric: what is measured.
@@ -52,7 +55,7 @@ def aid(
             is, as in the paper; GMRES tells what it should have tended to.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
-        scale: eta of TNNLS eq. 11; by default each player's learning rate.
+        scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step.
         at: stopping times: score the run as if it had ended after each of these steps. The batch is that of the
             trace's last step for all.
         progress: show a progress bar.
@@ -77,10 +80,12 @@ def aid(
         raise ValueError(f"scale must be a finite number above 0, got {scale!r}")
 
     stops = [trace.steps] if at is None else trace.stops(at)
-    theta = trace.thetas(stops)
-    gradient = metric_gradients(metric, trace.game, theta)
-    eta = trace.updates.learning_rates(theta) if scale is None else theta.new_full((trace.game.size,), scale)
-    inputs = trace.inputs(max(trace.steps - 1, 0))
+    theta = torch.stack([trace.theta(stop) for stop in stops])
+    seen = torch.stack([trace.seen(stop) for stop in stops])
+    gradient = metric_gradients(metric, trace.game, seen)
+    last = max(trace.steps - 1, 0)
+    eta = trace.updates.learning_rates(theta, last) if scale is None else theta.new_full((trace.game.size,), scale)
+    inputs = trace.inputs(last)
 
     weights = inputs.of_batch(trace.weights)
     if solver == "neumann":
@@ -93,7 +98,7 @@ def aid(
             graph = FieldGraph(trace.game, theta[k], weights, inputs.rows, inputs.latents)
             rows[k, 0] = graph.row_terms(-_gmres(graph, gradient[k], damping, counts[0], stop))
 
-    scores = torch.zeros(*rows.shape[:2], len(trace.data), dtype=trace.data.dtype, device=trace.data.device)
+    scores = torch.zeros(*rows.shape[:2], trace.size, dtype=theta.dtype, device=theta.device)
     inputs.add_to_rows(scores, -weights * rows)
     if is_whole(terms):
         scores = scores.squeeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import psutil
@@ -13,12 +14,15 @@ from tqdm import tqdm
 
 from gan_influence.checks import is_whole
 from gan_influence.metrics.metric import Metric, metric_values
+from gan_influence.steps import DivergenceError, states
 from gan_influence.trace import Trace
-from gan_influence.training import DivergenceError, check_removal, states
+from gan_influence.training import check_removal
 
 __all__ = ["counterfactual"]
 
 _SHARE_OF_MEMORY = 0.5
+_OVERHEAD = 8  # what a step costs besides its models, in models
+_MORE_PARTS = 8
 
 
 def counterfactual(
@@ -32,6 +36,8 @@ def counterfactual(
     progress: bool = False,
 ) -> Float[Tensor, "*stops R"]:
     """``metric(after removal) - metric(before)`` for each removal, by retraining (TNNLS eq. 7, Definition 2).
+
+    A retraining starts where its first removed row was used, from the factual state: before it nothing differs.
 
     Args:
         trace: the factual run, whose start, batches and optimisers every retraining shares.
@@ -60,39 +66,73 @@ def counterfactual(
         raise TypeError(
             f"removals must be a list of lists of row indices, got an array of shape {tuple(removals.shape)}"
         )
-    rows = [check_removal(removed, len(trace.data), f"removals[{k}]") for k, removed in enumerate(removals)]
+    rows = [check_removal(removed, trace.size, f"removals[{k}]") for k, removed in enumerate(removals)]
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)
 
-    size = chunk if chunk is not None else _models_that_fit(trace)
-    steps = len(range(start, max(stops))) * -(-len(rows) // size)
-    influence = trace.data.new_empty(len(stops), len(rows))
+    begins = _first_differences(trace, rows, start, max(stops))
+    influence = trace.weights.new_zeros(len(stops), len(rows))
+    parts = _parts(begins, max(stops), chunk if chunk is not None else _models_that_fit(trace))
+    steps = sum(max(stops) - begins[part[0]] for part in parts)
     with tqdm(total=steps, desc="retraining", unit="step", disable=not progress) as bar:
-        for begin in range(0, len(rows), size):
-            part = slice(begin, begin + size)
-            influence[:, part] = _retrain_together(trace, metric, rows[part], begin, start, stops, bar)
+        for part in parts:
+            influence[:, part] = _retrain_together(trace, metric, rows, part, begins[part[0]], stops, bar)
     return influence[0] if at is None else influence
 
 
+def _first_differences(trace: Trace, rows: list[list[int]], start: int, stop: int) -> list[int]:
+    """For each removal the first step whose batch holds one of its rows; ``stop`` where there is none."""
+    begins, waiting = [stop] * len(rows), {k: set(removed) for k, removed in enumerate(rows) if removed}
+    for t in range(start, stop):
+        if not waiting:
+            break
+        indices = trace.schedule(t).indices
+        batch = None if indices is None else set(indices.tolist())
+        for k in [k for k, removed in waiting.items() if batch is None or not removed.isdisjoint(batch)]:
+            begins[k] = t
+            del waiting[k]
+    return begins
+
+
+def _parts(begins: list[int], stop: int, size: int) -> list[list[int]]:
+    """The removals in parts of at most ``size``, earliest first, which together take the fewest steps of a model.
+
+    Each part starts with its earliest removal, trains the factual model along and has a step's overhead, which
+    counts as a few models.
+    """
+    order = sorted(range(len(begins)), key=begins.__getitem__)
+
+    def split(count: int) -> list[list[int]]:
+        bounds = [round(k * len(order) / count) for k in range(count + 1)]
+        return [order[a:b] for a, b in pairwise(bounds) if b > a]
+
+    def cost(parts: list[list[int]]) -> int:
+        return sum((len(part) + 1 + _OVERHEAD) * (stop - begins[part[0]]) for part in parts)
+
+    fewest = -(-len(order) // size)
+    return min((split(count) for count in range(max(fewest, 1), fewest + _MORE_PARTS + 1)), key=cost)
+
+
 def _retrain_together(
-    trace: Trace, metric: Metric, rows: list[list[int]], begin: int, start: int, stops: list[int], bar: tqdm
-) -> Float[Tensor, "stops R"]:
+    trace: Trace, metric: Metric, rows: list[list[int]], part: list[int], start: int, stops: list[int], bar: tqdm
+) -> Float[Tensor, "stops part"]:
     """Train the factual model and one without each set of rows side by side, so that all share their rounding."""
-    weights = trace.weights.repeat(1 + len(rows), 1)
-    for k, removed in enumerate(rows):
-        weights[1 + k, removed] = 0
-    state = trace.state(start).repeat(1 + len(rows), 1, 1)
-    values = {start: metric_values(metric, trace.game, state[:, 0])} if start in stops else {}
+    weights = trace.weights.repeat(1 + len(part), 1)
+    for model, k in enumerate(part, start=1):
+        weights[model, rows[k]] = 0
+    state = trace.state(start).repeat(1 + len(part), 1, 1)
+    influence = weights.new_zeros(len(stops), len(part))
     try:
         for step, reached in states(trace, state, weights, range(start, max(stops))):
             bar.update()
             if step in stops:
-                values[step] = metric_values(metric, trace.game, reached[:, 0])
+                values = metric_values(metric, trace.game, reached[:, trace.updates.seen])
+                influence[[k for k, stop in enumerate(stops) if stop == step]] = values[1:] - values[0]
     except DivergenceError as error:
         if error.model:
-            error.args = (f"retraining without removals[{begin + error.model - 1}]: {error.args[0]}",)
+            error.args = (f"retraining without removals[{part[error.model - 1]}]: {error.args[0]}",)
         raise
-    return torch.stack([values[stop][1:] - values[stop][0] for stop in stops])
+    return influence
 
 
 def _models_that_fit(trace: Trace) -> int:
@@ -108,10 +148,10 @@ def _models_that_fit(trace: Trace) -> int:
     phi, psi = trace.game.leaves(trace.theta(trace.first))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         trace.game.losses(phi, psi, inputs.rows, inputs.latents, inputs.of_batch(trace.weights))
-    state = trace.states[0]
-    model = 2 * kept + (state.numel() * 4 + len(trace.data)) * state.element_size()
-    if trace.data.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(trace.data.device)
+    state = trace.state(trace.first)
+    model = 2 * kept + (state.numel() * 4 + trace.size) * state.element_size()
+    if trace.weights.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(trace.weights.device)
     else:
         free = psutil.virtual_memory().available
     return max(int(_SHARE_OF_MEMORY * free / model) - 1, 1)  # the factual model rides along

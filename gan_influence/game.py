@@ -1,9 +1,11 @@
-"""A game: two players, what each of them minimises, and the gradient field that training follows."""
+"""A game: its players, what each of them minimises, and the gradient field that training follows."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -13,7 +15,24 @@ from torch.func import functional_call, vmap
 from gan_influence import losses
 from gan_influence.checks import is_real
 
-__all__ = ["Game", "Player", "Players"]
+__all__ = ["BOTH", "Game", "Moving", "Player", "Players", "Rows", "first_rows"]
+
+Rows: TypeAlias = Any  # a tensor of rows; in a one-player game a pair of tensors (inputs, targets)
+
+
+class Moving(NamedTuple):
+    """Which players move."""
+
+    generator: bool
+    discriminator: bool
+
+
+BOTH = Moving(True, True)
+
+
+def first_rows(rows: Rows) -> Tensor:
+    """The rows themselves, or the inputs of pairs ``(inputs, targets)``."""
+    return rows[0] if isinstance(rows, tuple) else rows
 
 
 class Player:
@@ -56,7 +75,7 @@ class Player:
 
 
 class Game:
-    r"""Two players, a loss and a regulariser (TNNLS eq. 1-2, ICLR eq. 1-2).
+    r"""Two players, a loss and a regulariser (TNNLS eq. 1-2, ICLR eq. 1-2); or one player, trained on its own.
 
     With weights ``w`` on the real rows of a batch ``B`` (``w_j = 0`` removes row j, the denominator stays), each
     player minimises its own cost, over its own parameters::
@@ -66,12 +85,21 @@ class Game:
 
     For the zero-sum losses this is TNNLS eq. 2 with ``R = (lambda_1 |phi|^2 - lambda_2 |psi|^2) / 2``.
 
+    With ``generator=None`` it is a one-player game, supervised training with weighted rows ``(x_i, y_i)``::
+
+        L(psi; w) = (1/|B|) sum_i w_i loss(f(psi, x_i), y_i) + lambda |psi|^2 / 2
+
+    so that ITD is SGD-influence (Hara et al. 2019) and AID the influence function (Koh and Liang 2017).
+
     Args:
-        generator: module taking latents ``(n, *latent_shape)`` to rows ``(n, *instance_shape)``.
-        discriminator: module taking rows to one logit each, ``(n,)`` or ``(n, 1)``.
+        generator: module taking latents ``(n, *latent_shape)`` to rows ``(n, *instance_shape)``; ``None`` for a
+            one-player game.
+        discriminator: module taking rows to one logit each, ``(n,)`` or ``(n, 1)``; in a one-player game the model.
         loss: one of ``minimax``, ``non_saturating``, ``wasserstein``, ``least_squares``, ``hinge``, ``softplus``,
-            or an object with ``real``, ``fake`` and ``generator`` (see :class:`gan_influence.losses.Loss`).
-        l2: ``(lambda_1, lambda_2)``, both at least 0.
+            or an object with ``real``, ``fake`` and ``generator`` (see :class:`gan_influence.losses.Loss`). In a
+            one-player game ``squared_error``, ``cross_entropy``, ``binary_cross_entropy`` or a function
+            ``(outputs, targets) -> (n,)``.
+        l2: ``(lambda_1, lambda_2)``, both at least 0; in a one-player game one rate.
 
     Raises:
         TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
@@ -80,16 +108,18 @@ class Game:
 
     def __init__(
         self,
-        generator: nn.Module,
+        generator: nn.Module | None,
         discriminator: nn.Module,
-        loss: str | losses.Loss = "minimax",
-        l2: tuple[float, float] = (0.0, 0.0),
+        loss: str | losses.Loss | losses.PairCost = "minimax",
+        l2: tuple[float, float] | float = (0.0, 0.0),
     ):
-        self.generator = Player("generator", generator)
-        self.discriminator = Player("discriminator", discriminator)
-        self.loss = losses.resolve(loss)
-        self.l2 = _check_l2(l2)
-        _reject_shared_parameters(generator, discriminator)
+        self.one_player = generator is None
+        self.generator = Player("generator", nn.Identity() if generator is None else generator)
+        self.discriminator = Player("model" if self.one_player else "discriminator", discriminator)
+        self.loss: Any = losses.resolve_one_player(loss) if self.one_player else losses.resolve(loss)
+        self.l2 = _check_l2((0.0, l2) if self.one_player and is_real(l2) else l2)
+        if generator is not None:
+            _reject_shared_parameters(generator, discriminator)
         _common_dtype(self.generator, self.discriminator)
 
     @property
@@ -121,63 +151,82 @@ class Game:
         return phi.detach().requires_grad_(), psi.detach().requires_grad_()
 
     def parameters(self, theta: Float[Tensor, " d"]) -> dict[str, dict[str, Tensor]]:
-        """``theta`` as ``{"generator": {name: tensor}, "discriminator": {name: tensor}}``."""
-        return {
+        """``theta`` by name, ``{"generator": {name: tensor}, "discriminator": {...}}``, or ``{"model": {...}}``."""
+        named = {
             player.role: player.unflatten(part) for player, part in zip(self.players, self.split(theta), strict=True)
         }
+        if self.one_player:
+            del named["generator"]
+        return named
 
     def snapshot(self, device: torch.device) -> Game:
         """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
         snapshot = copy.copy(self)
-        for player in self.players:
-            setattr(snapshot, player.role, Player(player.role, copy.deepcopy(player.module).to(device)))
+        snapshot.generator, snapshot.discriminator = (
+            Player(player.role, copy.deepcopy(player.module).to(device)) for player in self.players
+        )
         return snapshot
 
     def losses(
         self,
         phi: Float[Tensor, " d_phi"],
         psi: Float[Tensor, " d_psi"],
-        rows: Float[Tensor, "batch *instance"],
+        rows: Rows,
         latents: Float[Tensor, "n_z *latent"],
         weights: Float[Tensor, " batch"],
+        moving: Moving = BOTH,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """``(L_G, L_D)``. The fake batch's forward pass is shared by both players."""
+        """``(L_G, L_D)``, 0 for a player that is not moving. Both share the fake batch's forward pass."""
+        generator_loss = discriminator_loss = phi.new_zeros(())
+        if self.one_player:
+            return generator_loss, self._regularised(_mean(weights * self.row_costs(psi, rows)), 1, psi)
         discriminator = self.discriminator.at(psi)
-        real = _logits(discriminator, rows)
+        real = _logits(discriminator, first_rows(rows)) if moving.discriminator else None
         fake = _logits(discriminator, self.generator.at(phi)(latents))
-        generator_loss = _mean(self.loss.generator(fake))
-        discriminator_loss = _mean(weights * self.loss.real(real)) + _mean(self.loss.fake(fake))
-        if self.l2[0]:
-            generator_loss = generator_loss + 0.5 * self.l2[0] * phi.square().sum()
-        if self.l2[1]:
-            discriminator_loss = discriminator_loss + 0.5 * self.l2[1] * psi.square().sum()
+        if moving.generator:
+            generator_loss = self._regularised(_mean(self.loss.generator(fake)), 0, phi)
+        if real is not None:
+            cost = _mean(weights * self.loss.real(real)) + _mean(self.loss.fake(fake))
+            discriminator_loss = self._regularised(cost, 1, psi)
         return generator_loss, discriminator_loss
+
+    def row_costs(self, psi: Float[Tensor, " d_psi"], rows: Rows) -> Float[Tensor, " batch"]:
+        """The cost that each row's weight multiplies: ``real(D(psi, x_i))``, or ``loss(f(psi, x_i), y_i)``."""
+        if not self.one_player:
+            return self.loss.real(_logits(self.discriminator.at(psi), first_rows(rows)))
+        inputs, targets = rows
+        return self.loss(self.discriminator.at(psi)(inputs), targets)
 
     def gradient(
         self,
         phi: Float[Tensor, "*models d_phi"],
         psi: Float[Tensor, "*models d_psi"],
-        rows: Float[Tensor, "batch *instance"],
+        rows: Rows,
         latents: Float[Tensor, "n_z *latent"],
         weights: Float[Tensor, "*models batch"],
+        moving: Moving = BOTH,
         create_graph: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """``v_w(theta) = (grad_phi L_G, grad_psi L_D)``: TNNLS eq. 4, ICLR eq. 3.
+        """``v_w(theta) = (grad_phi L_G, grad_psi L_D)``: TNNLS eq. 4, ICLR eq. 3; 0 for a player not moving.
 
         ``phi`` and ``psi`` come from :meth:`leaves`. With a leading dimension they are as many models, each with its
         own weights: their costs are summed, so that one backward pass serves all. Returns the two parts, in the
         shapes of ``phi`` and ``psi``; with ``create_graph`` they can be differentiated once more.
         """
         with torch.enable_grad():
-            costs = self.losses if phi.ndim == 1 else vmap(self.losses, in_dims=(0, 0, None, None, 0))
+            one_model = partial(self.losses, moving=moving)
+            costs = one_model if phi.ndim == 1 else vmap(one_model, in_dims=(0, 0, None, None, 0))
             generator_loss, discriminator_loss = costs(phi, psi, rows, latents, weights)
             v_phi = _gradient(generator_loss, phi, create_graph, retain_graph=True)
             v_psi = _gradient(discriminator_loss, psi, create_graph, retain_graph=create_graph)
         return v_phi, v_psi
 
+    def _regularised(self, cost: Float[Tensor, ""], player: int, own: Tensor) -> Float[Tensor, ""]:
+        return cost + 0.5 * self.l2[player] * own.square().sum() if self.l2[player] else cost
+
 
 class Players:
-    """Both players of a game at one ``theta = (phi, psi)``: what a metric sees."""
+    """The players of a game at one ``theta = (phi, psi)``: what a metric sees."""
 
     def __init__(self, game: Game, phi: Float[Tensor, " d_phi"], psi: Float[Tensor, " d_psi"]):
         self.game, self.phi, self.psi = game, phi, psi
@@ -189,6 +238,10 @@ class Players:
     def discriminate(self, rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
         """The discriminator's logits for these rows."""
         return _logits(self.game.discriminator.at(self.psi), rows.to(self.psi.device))
+
+    def outputs(self, inputs: Float[Tensor, "n *instance"]) -> Float[Tensor, "n *outputs"]:
+        """The outputs of a one-player game's model for these inputs."""
+        return self.game.discriminator.at(self.psi)(inputs.to(self.psi.device))
 
 
 def _logits(discriminator: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
@@ -242,7 +295,7 @@ def _reject_shared_parameters(generator: nn.Module, discriminator: nn.Module) ->
             )
 
 
-def _check_l2(l2: tuple[float, float]) -> tuple[float, float]:
+def _check_l2(l2: object) -> tuple[float, float]:
     if not (isinstance(l2, tuple | list) and len(l2) == 2 and all(is_real(rate) and rate >= 0 for rate in l2)):
         raise ValueError(f"l2 must be two finite rates >= 0, (lambda_1, lambda_2), got {l2!r}")
     return float(l2[0]), float(l2[1])

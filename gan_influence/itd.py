@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import warnings
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.adjoint import pull_back_step
+from gan_influence.adjoint import Sweep
+from gan_influence.checkpoint import DamagedFileError, Folder, digest
 from gan_influence.checks import is_real
 from gan_influence.metrics.metric import Metric, metric_gradients
-from gan_influence.recording import Recorded
-from gan_influence.trace import Trace
+from gan_influence.recording import PullBack
+from gan_influence.steps import step_inputs
+from gan_influence.trace import StepInputs, Trace
 
 __all__ = ["check_damping", "itd"]
 
@@ -57,23 +59,78 @@ def itd(
     stops = [trace.steps] if at is None else trace.stops(at)
 
     order = sorted(range(len(stops)), key=lambda k: -stops[k])  # the sweep meets the latest stop first
-    cotangent = trace.states.new_zeros(len(stops), *trace.states.shape[1:])
-    cotangent[:, 0] = metric_gradients(metric, trace.game, trace.thetas([stops[k] for k in order]))
-    scores = torch.zeros(len(stops), len(trace.data), dtype=torch.float64, device=trace.data.device)
-    latest = stops[order[0]]
-    step_back = Recorded(partial(pull_back_step, trace.game, trace.updates, damping))
-    for t in tqdm(reversed(range(start, latest)), total=latest - start, desc="itd", unit="step", disable=not progress):
-        active = sum(stop > t for stop in stops)
-        inputs = trace.inputs(t)
-        weights = inputs.of_batch(trace.weights)
-        running = 0 if active == 1 else slice(active)  # a stack of one costs more than none
-        cotangent[running], rows = step_back(
-            cotangent[running], trace.state(t), weights, inputs.rows, inputs.latents, inputs.time
-        )
-        inputs.add_to_rows(scores[running], -weights * rows)
+    stops = [stops[k] for k in order]
+    cotangent = trace.weights.new_zeros(len(stops), *trace.state().shape)
+    seen = torch.stack([trace.seen(stop) for stop in stops])
+    cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)
+    scores = torch.zeros(len(stops), trace.size, dtype=torch.float64, device=trace.weights.device)
+    for t, inputs, pull_back in _linearised(trace, damping, start, stops, cotangent, scores, progress):
+        running = _running(stops, t)
+        cotangent[running], rows = pull_back(cotangent[running])
+        inputs.add_to_rows(scores[running], -inputs.of_batch(trace.weights) * rows)
 
-    scores = scores[torch.tensor(order).argsort()].to(trace.data.dtype)
+    scores = scores[torch.tensor(order).argsort()].to(trace.weights.dtype)
     return scores[0] if at is None else scores
+
+
+def _running(stops: list[int], t: int) -> int | slice:
+    """Which of the stops, latest first, come after step ``t``; a stack of one costs more than none."""
+    active = sum(stop > t for stop in stops)
+    return 0 if active == 1 else slice(active)
+
+
+def _linearised(
+    trace: Trace, damping: float, start: int, stops: list[int], cotangent: Tensor, scores: Tensor, progress: bool
+) -> Iterator[tuple[int, StepInputs, PullBack]]:
+    """Each step's pull-back, last step first. With checkpoints in a folder the sweep's own state is kept there too.
+
+    ``cotangent`` and ``scores`` are the sweep's state: read after each segment, and set where it is resumed.
+    """
+    sweep, done = Sweep(trace.game, trace.updates, damping), stops[0]
+    folder = trace.history.folder
+    name = f"sweep-{digest(torch.tensor([start, *stops]), torch.tensor(damping), cotangent)}.pt"
+    if folder is not None:
+        done = _resume(folder, name, cotangent, scores, done)
+
+    def linearised(t: int, state: Tensor) -> tuple[StepInputs, Tensor, PullBack]:
+        inputs = trace.inputs(t)
+        shape = cotangent[_running(stops, t)].shape
+        return inputs, *sweep(t, state, step_inputs(inputs, trace.weights), shape)
+
+    with tqdm(total=stops[0] - start, initial=stops[0] - done, desc="itd", unit="step", disable=not progress) as bar:
+        for begin, end in trace.segments(start, done):
+            if trace.keep_graphs:
+                state, passed = trace.state(begin), []
+                for t in range(begin, end):
+                    inputs, state, pull_back = linearised(t, state)
+                    passed.append((t, inputs, pull_back))
+                trace.check_replay(end, state)
+                while passed:
+                    yield passed.pop()
+                    bar.update()
+            else:
+                for t in reversed(range(begin, end)):
+                    inputs, _, pull_back = linearised(t, trace.state(t))
+                    yield t, inputs, pull_back
+                    bar.update()
+            if folder is not None:
+                folder.write(name, {"done": begin, "cotangent": cotangent, "scores": scores})
+    if folder is not None:
+        folder.remove(name)
+
+
+def _resume(folder: Folder, name: str, cotangent: Tensor, scores: Tensor, latest: int) -> int:
+    """Set the sweep's state to what a killed sweep left, if one did; the step down to which it had come."""
+    if not (folder.path / name).exists():
+        return latest
+    try:
+        left = folder.read(name)
+    except DamagedFileError as error:
+        warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=4)
+        return latest
+    cotangent.copy_(left["cotangent"])
+    scores.copy_(left["scores"])
+    return int(left["done"])
 
 
 def check_damping(damping: float) -> None:

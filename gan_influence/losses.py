@@ -1,4 +1,4 @@
-"""The six GAN losses, as costs per row of logits.
+"""The six GAN losses, as costs per row of logits, and the losses of one-player games, per row and target.
 
 Both players minimise. With a weight ``w_i`` per real row and logits ``a = D(psi, .)``::
 
@@ -12,15 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    relu,
+    softplus,
+)
 
-__all__ = ["LOSSES", "Loss", "RowLoss", "resolve"]
+__all__ = ["LOSSES", "ONE_PLAYER_LOSSES", "Loss", "PairCost", "RowLoss", "resolve", "resolve_one_player"]
 
 Cost = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
+PairCost = Callable[[Tensor, Tensor], Float[Tensor, " rows"]]
 
 
 @runtime_checkable
@@ -108,7 +114,7 @@ LOSSES: dict[str, RowLoss] = {
 }
 
 
-def resolve(loss: str | Loss) -> Loss:
+def resolve(loss: object) -> Loss:
     """The loss of that name, or ``loss`` itself where it is an object with ``real``, ``fake`` and ``generator``.
 
     Raises:
@@ -125,4 +131,44 @@ def resolve(loss: str | Loss) -> Loss:
             f"loss {loss!r} has no {' and no '.join(missing)}: give real(logits), fake(logits) and generator(logits), "
             f"or one of the names {', '.join(sorted(LOSSES))}"
         )
+    return cast(Loss, loss)
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 0.5 * (outputs - targets.view_as(outputs)).square().flatten(1).sum(1)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(outputs, targets, reduction="none")
+
+
+def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    logits = outputs.view(len(outputs))
+    return binary_cross_entropy_with_logits(logits, targets.to(logits.dtype).view_as(logits), reduction="none")
+
+
+ONE_PLAYER_LOSSES: dict[str, PairCost] = {
+    # |f(x) - y|^2 / 2; outputs (n, k) or (n, 1), targets of as many numbers.
+    "squared_error": _squared_error,
+    # -log softmax(f(x))_y; outputs (n, classes), targets (n,) class indices.
+    "cross_entropy": _cross_entropy,
+    # -log sigmoid(+-f(x)); outputs (n,) or (n, 1), targets 0 or 1.
+    "binary_cross_entropy": _binary_cross_entropy,
+}
+
+
+def resolve_one_player(loss: object) -> PairCost:
+    """The one-player loss of that name, or ``loss`` itself where it is a function ``(outputs, targets) -> (n,)``.
+
+    Raises:
+        ValueError: the name is unknown.
+        TypeError: it is neither a name nor a function.
+    """
+    known = ", ".join(sorted(ONE_PLAYER_LOSSES))
+    if isinstance(loss, str):
+        if loss not in ONE_PLAYER_LOSSES:
+            raise ValueError(f"unknown loss {loss!r} of a one-player game; known losses: {known}")
+        return ONE_PLAYER_LOSSES[loss]
+    if not callable(loss):
+        raise TypeError(f"the loss of a one-player game is a function (outputs, targets) -> (n,), or one of {known}")
     return loss

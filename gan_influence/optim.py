@@ -1,22 +1,30 @@
 """Update maps as pure functions of the optimiser's state and the gradient.
 
-A state is a tensor ``(..., 1 + buffers, d)``: row 0 holds the parameters, further rows what the optimiser remembers of
-them. An update acts on each of the ``d`` columns alone. Both :func:`gan_influence.train` and the pull-back of the
-reverse sweep call the same ``update``, so that the sweep is its exact derivative.
+A state is a tensor ``(..., rows, d)``: row 0 holds the parameters, further rows what the optimiser remembers of
+them, and, where training averages its generator, a last row the average. An update acts on each of the ``d`` columns
+alone. Both :func:`gan_influence.train` and the pull-back of the reverse sweep call the same ``update``, so that the
+sweep is its exact derivative: through momentum, second moments, bias correction, weight decay and the average.
+
+The arithmetic of :class:`SGD`, :class:`RMSProp`, :class:`Adam` and :class:`AdamW` is that of ``torch.optim``, defaults
+included.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.checks import is_real
-from gan_influence.game import Game
+from gan_influence.game import BOTH, Game, Moving
 
-__all__ = ["SGD", "Optimizer", "Updates"]
+__all__ = ["ORDERS", "SGD", "Adam", "AdamW", "InverseSqrt", "Optimizer", "Phase", "RMSProp", "Updates"]
+
+LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
 
 @runtime_checkable
@@ -29,94 +37,371 @@ class Optimizer(Protocol):
         ...
 
     @property
-    def lr(self) -> float:
-        """The learning rate: AID's default scaling coefficient eta (TNNLS eq. 11)."""
+    def lr(self) -> float | LearningRate:
+        """The learning rate, or its schedule: AID's default scaling coefficient eta (TNNLS eq. 11)."""
         ...
 
     def update(
         self, step: Float[Tensor, ""], state: Float[Tensor, "*models rows d"], gradient: Float[Tensor, "*models d"]
     ) -> Float[Tensor, "*models rows d"]:
-        """The state after ``step``, elementwise in ``d``, out of place and differentiable."""
+        """The state after the optimiser's own update number ``step = 0, 1, ...``.
+
+        Elementwise in ``d``, out of place and differentiable. ``step`` is a float64 tensor: what depends on it must
+        be computed with torch.
+        """
         ...
 
 
-class SGD:
-    """Plain gradient descent, ``theta <- theta - lr * gradient`` (TNNLS eq. 3).
+@dataclass(frozen=True)
+class InverseSqrt:
+    """The learning rate ``lr / sqrt(t)`` of update t = 1, 2, ..., for ``SGD(lr=InverseSqrt(0.1))`` and the others.
 
     Raises:
         ValueError: ``lr`` is not a finite number above 0.
     """
 
-    buffers = 0
+    lr: float
 
-    def __init__(self, lr: float):
-        if not is_real(lr) or lr <= 0:
-            raise ValueError(f"lr must be a finite number above 0, got {lr!r}")
-        self.lr = float(lr)
+    def __post_init__(self) -> None:
+        _check_positive("lr", self.lr)
 
-    def __repr__(self) -> str:
-        return f"SGD(lr={self.lr})"
+    def __call__(self, step: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        return self.lr / (step + 1).sqrt()
+
+
+@dataclass(frozen=True)
+class SGD:
+    """``torch.optim.SGD``: gradient descent ``theta <- theta - lr * gradient`` (TNNLS eq. 3), or with momentum.
+
+    Args:
+        lr: the learning rate, or a schedule such as ``InverseSqrt(0.1)``.
+        momentum: of the velocity ``b <- momentum * b + (1 - dampening) * gradient``; the first is the gradient.
+        dampening: see above.
+        weight_decay: times the parameters is added to the gradient.
+        nesterov: step along ``gradient + momentum * b``.
+
+    Raises:
+        ValueError: ``lr`` is not a finite number above 0, another number negative; Nesterov without momentum.
+    """
+
+    lr: float | LearningRate
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_not_negative(momentum=self.momentum, weight_decay=self.weight_decay)
+        if not is_real(self.dampening):
+            raise ValueError(f"dampening must be a finite number, got {self.dampening!r}")
+        if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+
+    @property
+    def buffers(self) -> int:
+        return 1 if self.momentum else 0
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
-        return state - self.lr * gradient.unsqueeze(-2)
+        theta = state[..., 0, :]
+        slope = _decayed(gradient, theta, self.weight_decay)
+        if not self.momentum:
+            return state - _at(self.lr, step) * slope.unsqueeze(-2)
+        velocity = self.momentum * state[..., 1, :] + (1 - self.dampening) * slope
+        if self.dampening:
+            velocity = torch.where(step == 0, slope, velocity)
+        direction = slope + self.momentum * velocity if self.nesterov else velocity
+        return torch.stack([theta - _at(self.lr, step) * direction, velocity], dim=-2)
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """``torch.optim.RMSprop``, defaults included.
+
+    Args:
+        lr: the learning rate, or a schedule.
+        alpha: decay of the second moment ``s <- alpha * s + (1 - alpha) * gradient^2``.
+        eps: added to its root.
+        weight_decay: times the parameters is added to the gradient.
+        momentum: of the scaled gradient.
+        centered: subtract the square of the gradient's running mean from the second moment.
+        second_moment: ``"exact"``; or ``"frozen"``, the papers' shortcut: the sweep takes the root in the denominator
+            for a constant. Training is the same.
+
+    Raises:
+        ValueError: a number out of range; an unknown ``second_moment``.
+    """
+
+    lr: float | LearningRate = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    second_moment: str = "exact"
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_not_negative(eps=self.eps, weight_decay=self.weight_decay, momentum=self.momentum)
+        _check_decay("alpha", self.alpha)
+        _check_second_moment(self.second_moment)
+
+    @property
+    def buffers(self) -> int:
+        return 1 + bool(self.momentum) + self.centered
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :]
+        slope = _decayed(gradient, theta, self.weight_decay)
+        second = spread = self.alpha * state[..., 1, :] + (1 - self.alpha) * slope * slope
+        of_mean = []
+        if self.centered:
+            mean = state[..., -1, :] + (1 - self.alpha) * (slope - state[..., -1, :])
+            of_mean, spread = [mean], second - mean * mean
+        direction = slope / (_root(_moment(spread, self.second_moment)) + self.eps)
+        of_velocity = []
+        if self.momentum:
+            direction = self.momentum * state[..., 2, :] + direction
+            of_velocity = [direction]
+        return torch.stack([theta - _at(self.lr, step) * direction, second, *of_velocity, *of_mean], dim=-2)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """``torch.optim.Adam``, defaults included (without ``amsgrad``).
+
+    Args:
+        lr: the learning rate, or a schedule.
+        betas: decays of the first and second moment.
+        eps: added to the root of the second.
+        weight_decay: times the parameters is added to the gradient.
+        second_moment: ``"exact"``; or ``"frozen"``, the papers' shortcut: the sweep takes the root in the denominator
+            for a constant. Training is the same.
+
+    Raises:
+        ValueError: a number out of range; an unknown ``second_moment``.
+    """
+
+    lr: float | LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    second_moment: str = "exact"
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+        for name, beta in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
+            _check_decay(name, beta)
+        _check_not_negative(eps=self.eps, weight_decay=self.weight_decay)
+        _check_second_moment(self.second_moment)
+
+    @property
+    def buffers(self) -> int:
+        return 2
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :]
+        return self._moved(step, state, theta, _decayed(gradient, theta, self.weight_decay))
+
+    def _moved(self, step: Tensor, state: Tensor, theta: Tensor, slope: Tensor) -> Tensor:
+        """From ``theta`` along the bias-corrected first moment, over the root of the second."""
+        decay, decay_of_squares = self.betas
+        first = state[..., 1, :] + (1 - decay) * (slope - state[..., 1, :])
+        second = decay_of_squares * state[..., 2, :] + (1 - decay_of_squares) * slope * slope
+        root = _root(_moment(second, self.second_moment)) / (1 - decay_of_squares ** (step + 1)).sqrt()
+        size = _at(self.lr, step) / (1 - decay ** (step + 1))
+        return torch.stack([theta - size * (first / (root + self.eps)), first, second], dim=-2)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """``torch.optim.AdamW``, defaults included: Adam whose weight decay shrinks the parameters themselves."""
+
+    weight_decay: float = 1e-2
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :] * (1 - _at(self.lr, step) * self.weight_decay)
+        return self._moved(step, state, theta, gradient)
+
+
+def _decayed(gradient: Tensor, theta: Tensor, weight_decay: float) -> Tensor:
+    return gradient + weight_decay * theta if weight_decay else gradient
+
+
+def _at(lr: float | LearningRate, step: Tensor) -> float | Tensor:
+    return lr(step) if callable(lr) else lr
+
+
+def _moment(second: Tensor, how: str) -> Tensor:
+    return second.detach() if how == "frozen" else second
+
+
+def _root(second: Tensor) -> Tensor:
+    """The square root, with slope 0 at 0: there the gradient is 0, and ``gradient / (root + eps)`` has slope 1/eps."""
+    zero = second == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, second).sqrt())
+
+
+class Phase(NamedTuple):
+    """A part of a step: the players that move at once, and whether the step ends with it."""
+
+    moving: Moving
+    ends_step: bool
+
+
+_ONLY_DISCRIMINATOR, _ONLY_GENERATOR = Moving(False, True), Moving(True, False)
+ORDERS = ("simultaneous", "alternating", "turns")
 
 
 class Updates:
-    """The update of both players together: one optimiser for both, or ``(for_generator, for_discriminator)``.
+    """How a state moves: both players' optimisers, the order of their moves, and the average of the generator.
+
+    Args:
+        optimizer: one for both players, or ``(for_generator, for_discriminator)``.
+        game: whose players.
+        order: ``"simultaneous"``: both move at once, from the same state (TNNLS eq. 3, ICLR eq. 3).
+            ``"alternating"``: within a step the discriminator moves first, and the generator sees it moved.
+            ``"turns"``: a step moves one player, the discriminator at t = 0, 2, ..., the generator at t = 1, 3, ...
+            (ICLR Appendix A). An optimiser's ``step`` counts its own updates.
+        decay: of the generator's average ``a <- decay * a + (1 - decay) * phi`` after each step, from the
+            initial parameters on; ``None`` for no average.
+
+    Attributes:
+        rows: of a state.
+        seen: the row that a metric sees: 0, or the last where the generator is averaged. There it holds the
+            average beside the discriminator's own parameters.
 
     Raises:
         TypeError: something given is no optimiser.
+        ValueError: an unknown order; turns in a one-player game; a decay outside [0, 1).
     """
 
-    def __init__(self, optimizer: Optimizer | tuple[Optimizer, Optimizer], game: Game):
+    def __init__(
+        self,
+        optimizer: Optimizer | tuple[Optimizer, Optimizer],
+        game: Game,
+        order: str = "simultaneous",
+        decay: float | None = None,
+    ):
         pair = optimizer if isinstance(optimizer, tuple | list) else (optimizer, optimizer)
         if len(pair) != 2 or not all(isinstance(one, Optimizer) for one in pair):
             raise TypeError(
                 f"optimizer must be an optimiser such as SGD(lr=0.01), or a pair (for_generator, for_discriminator), "
-                f"got {optimizer!r}; known optimisers: SGD"
+                f"got {optimizer!r}; known optimisers: SGD, RMSProp, Adam, AdamW"
             )
+        if order not in ORDERS:
+            raise ValueError(f"unknown update {order!r}; known: {', '.join(ORDERS)}")
+        if game.one_player and order != "simultaneous":
+            raise ValueError(f"update={order!r} needs two players, but this is a one-player game")
+        if decay is not None and not (is_real(decay) and 0 <= decay < 1):
+            raise ValueError(f"ema_decay must be a number in [0, 1), or None, got {decay!r}")
+        if game.one_player and decay is not None:
+            raise ValueError("ema_decay averages the generator, but this is a one-player game")
         self.pair: tuple[Optimizer, Optimizer] = (pair[0], pair[1])
         self.sizes = [game.generator.size, game.discriminator.size]
-        self.rows = 1 + max(one.buffers for one in pair)
+        self.order, self.decay = order, decay
+        self.core = 1 + max(one.buffers for one in pair)
+        self.rows = self.core + (decay is not None)
+        self.seen = 0 if decay is None else self.rows - 1
+        of_average = [
+            game.theta().new_full((size,), keep) for size, keep in zip(self.sizes, (decay or 0, 0), strict=True)
+        ]
+        self.keep = torch.cat(of_average)
 
     def start(self, theta: Float[Tensor, "*models d"]) -> Float[Tensor, "*models rows d"]:
-        """The state before the first step: the parameters, and buffers of zeros."""
+        """The state before the first step: the parameters, buffers of zeros, and the average at the parameters."""
         state = theta.new_zeros(*theta.shape[:-1], self.rows, theta.shape[-1])
         state[..., 0, :] = theta
+        state[..., self.seen, :] = theta
         return state
 
+    def phases(self, t: int) -> tuple[Phase, ...]:
+        """The parts of step ``t``, in order."""
+        if self.order == "simultaneous":
+            return (Phase(BOTH, True),)
+        if self.order == "alternating":
+            return Phase(_ONLY_DISCRIMINATOR, False), Phase(_ONLY_GENERATOR, True)
+        return (Phase(_ONLY_GENERATOR if t % 2 else _ONLY_DISCRIMINATOR, True),)
+
     def __call__(
-        self, step: Float[Tensor, ""], state: Float[Tensor, "*models rows d"], gradient: Float[Tensor, "*models d"]
+        self,
+        phase: Phase,
+        time: Float[Tensor, ""],
+        state: Float[Tensor, "*models rows d"],
+        gradient: Float[Tensor, "*models d"],
     ) -> Float[Tensor, "*models rows d"]:
-        """The state after ``step``."""
+        """The state after one phase of step ``time``."""
+        if self.decay is None:
+            return self._move(phase.moving, time, state, gradient)
+        moved = self._move(phase.moving, time, state[..., :-1, :], gradient)
+        average = state[..., -1:, :]
+        if phase.ends_step:
+            average = self.keep * average + (1 - self.keep) * moved[..., :1, :]
+        return torch.cat([moved, average], dim=-2)
+
+    def _move(self, moving: Moving, time: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        step = torch.div(time, 2, rounding_mode="floor") if self.order == "turns" else time
         for_generator, for_discriminator = self.pair
-        if for_generator is for_discriminator:
+        if moving == BOTH and for_generator is for_discriminator:
             return for_generator.update(step, state, gradient)
         parts = []
-        for one, part, slope in zip(
-            self.pair, state.split(self.sizes, dim=-1), gradient.split(self.sizes, dim=-1), strict=True
+        for one, moves, part, slope in zip(
+            self.pair, moving, state.split(self.sizes, dim=-1), gradient.split(self.sizes, dim=-1), strict=True
         ):
-            used = 1 + one.buffers
-            unused = part[..., used:, :]
-            parts.append(torch.cat([one.update(step, part[..., :used, :], slope), unused], dim=-2))
+            if moves:
+                used = 1 + one.buffers
+                part = torch.cat([one.update(step, part[..., :used, :], slope), part[..., used:, :]], dim=-2)
+            parts.append(part)
         return torch.cat(parts, dim=-1)
 
     def pull_back(
         self,
-        step: Float[Tensor, ""],
+        phase: Phase,
+        time: Float[Tensor, ""],
         state: Float[Tensor, "rows d"],
         gradient: Float[Tensor, " d"],
         cotangent: Float[Tensor, "*stops rows d"],
     ) -> tuple[Float[Tensor, "*stops rows d"], Float[Tensor, "*stops d"]]:
-        """The cotangents of the step's input state and of its gradient, given the cotangent of its output state."""
+        """The cotangents of the phase's input state and of its gradient, given the cotangent of its output state."""
         with torch.enable_grad():
             state = state.expand_as(cotangent).detach().requires_grad_()
             gradient = gradient.expand(*cotangent.shape[:-2], -1).detach().requires_grad_()
-            after = self(step, state, gradient)
+            after = self(phase, time, state, gradient)
         of_state, of_gradient = torch.autograd.grad(after, (state, gradient), cotangent, materialize_grads=True)
         return of_state, of_gradient
 
-    def learning_rates(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
-        """Each parameter's learning rate."""
-        rates = [like.new_full((size,), one.lr) for one, size in zip(self.pair, self.sizes, strict=True)]
+    def learning_rates(self, like: Float[Tensor, "*models d"], t: int) -> Float[Tensor, " d"]:
+        """Each parameter's learning rate at step ``t``."""
+        step = torch.tensor(t // 2 if self.order == "turns" else t, dtype=torch.float64)
+        rates = [
+            like.new_full((size,), float(_at(one.lr, step))) for one, size in zip(self.pair, self.sizes, strict=True)
+        ]
         return torch.cat(rates)
+
+
+def _check_rate(lr: object) -> None:
+    if not callable(lr):
+        _check_positive("lr", lr)
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not is_real(value) or value <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def _check_not_negative(**values: object) -> None:
+    for name, value in values.items():
+        if not is_real(value) or value < 0:
+            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+
+
+def _check_decay(name: str, value: object) -> None:
+    if not is_real(value) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number in [0, 1), got {value!r}")
+
+
+def _check_second_moment(how: object) -> None:
+    if how not in ("exact", "frozen"):
+        raise ValueError(f'second_moment must be "exact" or "frozen", got {how!r}')

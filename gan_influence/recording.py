@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
-__all__ = ["Recorded"]
+__all__ = ["Recorded", "RecordedLinearisation"]
 
 Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
+PullBack = Callable[[Tensor], tuple[Tensor, ...]]
 
 _EAGER_CALLS = 64  # recording takes as long as about a hundred calls
 
@@ -51,7 +54,98 @@ class Recorded(Generic[Outputs]):
         return self._function(*tensors)
 
 
+class RecordedLinearisation:
+    """``linearise``, recorded in two parts: what does not depend on the cotangent, and what does.
+
+    Args:
+        linearise: ``(*tensors) -> (value, pull_back)`` with ``pull_back(cotangent) -> tuple of tensors``, without side
+            effects.
+
+    The first part computes the value and everything that ``pull_back`` needs; many of them can be kept before the
+    first is pulled back.
+    """
+
+    def __init__(self, linearise: Callable[..., tuple[Tensor, PullBack]]):
+        self._linearise = linearise
+        self._calls: dict[tuple, int] = {}
+        self._replays: dict[tuple, tuple[Callable, Callable] | None] = {}
+
+    def __call__(self, *tensors: Tensor, cotangent_shape: torch.Size) -> tuple[Tensor, PullBack]:
+        """``(value, pull_back)``, to be pulled back from a cotangent of this shape."""
+        signature = (cotangent_shape, *(tensor.shape for tensor in tensors))
+        replay = self._replays.get(signature)
+        if replay is not None:
+            forward, backward = replay
+            with torch.no_grad():
+                value, *kept = forward(*tensors)
+            return value, partial(_replayed, backward, kept)
+        value, pull_back = self._linearise(*tensors)
+        calls = self._calls[signature] = self._calls.get(signature, 0) + 1
+        if calls == _EAGER_CALLS:
+            return value, partial(self._record, signature, tensors, pull_back)
+        return value, pull_back
+
+    def _record(
+        self, signature: tuple, tensors: tuple[Tensor, ...], pull_back: PullBack, cotangent: Tensor
+    ) -> tuple[Tensor, ...]:
+        def whole(cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+            value, pull_back = self._linearise(*tensors)
+            return (value, *pull_back(cotangent))
+
+        module = _trace(whole, cotangent, *tensors)
+        self._replays[signature] = None if module is None else _split(module.graph, module)
+        return pull_back(cotangent)
+
+
+def _replayed(backward: Callable, kept: list[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return backward(cotangent, *kept)
+
+
+def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule) -> tuple[Callable, Callable]:
+    """Two functions from one: what does not depend on the first argument, and the rest."""
+    cotangent, *inputs = graph.find_nodes(op="placeholder")
+    (output,) = graph.find_nodes(op="output")
+    late = {cotangent}
+    for node in graph.nodes:
+        if not late.isdisjoint(node.all_input_nodes):
+            late.add(node)
+    kept = [
+        node
+        for node in graph.nodes
+        if node not in late and node.op != "get_attr" and any(user in late for user in node.users)
+    ]
+    value, *pulled_back = output.args[0]
+    early = [node for node in graph.nodes if node not in late and node.op not in ("placeholder", "output")]
+    rest = [node for node in graph.nodes if node in late and node.op not in ("placeholder", "output")]
+    constants = [node for node in early if node.op == "get_attr"]
+    forward = _compiled(module, inputs, early, [value, *kept])
+    return forward, _compiled(module, [cotangent, *kept], constants + rest, pulled_back)
+
+
+def _compiled(
+    module: torch.fx.GraphModule,
+    arguments: list[Node],
+    body: list[Node],
+    results: list[Node],
+) -> Callable[..., tuple[Tensor, ...]]:
+    graph, copies = torch.fx.Graph(), {}
+    for node in arguments:
+        copies[node] = graph.placeholder(node.name)
+    for node in body:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in results))
+    graph.eliminate_dead_code(is_impure_node=_writes)
+    return torch.fx.GraphModule(module, graph).forward
+
+
 def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
+    module = _trace(function, *tensors)
+    return function if module is None else module.forward
+
+
+def _trace(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.GraphModule | None:
+    """The operations of ``function``, verified bit for bit; ``None``, with a warning, where it cannot be traced."""
     from torch.fx.experimental.proxy_tensor import (
         make_fx,  # seconds to import, and only long runs need it
     )
@@ -63,7 +157,8 @@ def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[...,
             traced = make_fx(lambda *inputs: function(*inputs), tracing_mode="fake", _allow_non_fake_inputs=True)
             module = traced(*tensors)
     except RuntimeError as error:
-        return _give_up(function, f"it could not be traced: {error}")
+        _give_up(f"it could not be traced: {error}")
+        return None
     for node in list(module.graph.nodes):
         if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             node.replace_all_uses_with(node.args[0])
@@ -73,20 +168,20 @@ def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[...,
             node.target = _quick(node.target)
     module.graph.eliminate_dead_code(is_impure_node=_writes)
     module.recompile()
-    replay = module.forward
     expected = _bits(function(*tensors))
     with torch.no_grad():
-        if _bits(replay(*tensors)) != expected:
-            return _give_up(function, "the replay differs from it in some bits")
-    return replay
+        if _bits(module.forward(*tensors)) != expected:
+            _give_up("the replay differs from it in some bits")
+            return None
+    return module
 
 
-def _is_constant(node: torch.fx.Node) -> bool:
+def _is_constant(node: Node) -> bool:
     of_constants = {source.op for source in node.all_input_nodes} == {"get_attr"}
     return node.op == "call_function" and of_constants and isinstance(node.meta["val"], Tensor)
 
 
-def _fold(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
+def _fold(module: torch.fx.GraphModule, node: Node) -> None:
     """Compute once what does not depend on the function's arguments."""
     constants = {source: getattr(module, str(source.target)) for source in node.all_input_nodes}
     with torch.no_grad():
@@ -99,9 +194,8 @@ def _fold(module: torch.fx.GraphModule, node: torch.fx.Node) -> None:
         node.replace_all_uses_with(module.graph.get_attr(name))
 
 
-def _give_up(function: Callable[..., Outputs], reason: str) -> Callable[..., Outputs]:
-    warnings.warn(f"a step is called as it is, several times slower than recorded: {reason}", stacklevel=4)
-    return function
+def _give_up(reason: str) -> None:
+    warnings.warn(f"a step is called as it is, several times slower than recorded: {reason}", stacklevel=5)
 
 
 def _quick(target: torch._ops.OpOverload) -> Callable[..., Any]:
@@ -118,7 +212,7 @@ _BOUND = frozenset(
 )
 
 
-def _writes(node: torch.fx.Node) -> bool:
+def _writes(node: Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gan_influence.checkpoint import DamagedFileError, History
 from gan_influence.checks import is_whole
-from gan_influence.game import Game, Players
+from gan_influence.game import Game, Players, Rows
 from gan_influence.optim import Updates
 from gan_influence.schedule import Schedule
+from gan_influence.steps import states
 
 __all__ = ["StepInputs", "Trace"]
 
 
 class StepInputs(NamedTuple):
-    """What the game sees at step ``time``. ``indices`` is ``None`` where the batch is the whole of the data."""
+    """What the game sees at step ``time``. ``indices`` is ``None`` where the batch is the whole of the data.
 
-    rows: Float[Tensor, "batch *instance"]
+    ``rows`` are pairs ``(inputs, targets)``, and ``latents`` empty, in a one-player game.
+    """
+
+    rows: Rows
     latents: Float[Tensor, "n_z *latent"]
     indices: Int[Tensor, " batch"] | None
     time: Float[Tensor, ""]
@@ -47,70 +53,136 @@ class Trace:
 
     Attributes:
         game: the game, with its own copies of both modules.
-        data: the training rows, ``(N, *instance_shape)``.
+        data: the training rows, ``(N, *instance_shape)``; in a one-player game ``(inputs, targets)``.
         schedule: which batch each step used.
-        updates: both players' optimisers.
+        updates: both players' optimisers, the order of their moves, the generator's average.
         weights: ``(N,)``, each row's weight: 1, or 0 where it was removed.
-        states: ``(steps - first + 1, 1 + buffers, d)``, the parameters and the optimisers' buffers at every step.
-        first: the step of ``states[0]``; 0 unless only the last steps were retrained.
+        history: the states, ``(rows, d)`` each: the parameters, the optimisers' buffers, the average.
+        keep_graphs: see :class:`gan_influence.Checkpoint`.
     """
 
     game: Game
-    data: Float[Tensor, "N *instance"]
+    data: Rows
     schedule: Schedule
     updates: Updates
     weights: Float[Tensor, " N"]
-    states: Float[Tensor, "times rows d"]
-    first: int = 0
+    history: History
+    keep_graphs: bool = False
+    _segment: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def first(self) -> int:
+        """The step of the first state; 0 unless only the last steps were retrained."""
+        return self.history.first
 
     @property
     def steps(self) -> int:
         """``T``, how many steps had been taken at the end."""
-        return self.first + len(self.states) - 1
+        return self.history.last
+
+    @property
+    def size(self) -> int:
+        """``N``, how many training rows there are."""
+        return len(self.weights)
+
+    @property
+    def states(self) -> Float[Tensor, "times rows d"]:
+        """All states, ``(steps - first + 1, rows, d)``.
+
+        Raises:
+            ValueError: the run keeps only some of them.
+        """
+        if self.history.states is None:
+            raise ValueError("this run keeps checkpoints only: ask for one state at a time, with trace.state(step)")
+        return self.history.states
 
     def __repr__(self) -> str:
         return (
-            f"Trace(steps={self.steps}, first={self.first}, rows={len(self.data)}, parameters={self.game.size}, "
+            f"Trace(steps={self.steps}, first={self.first}, rows={self.size}, parameters={self.game.size}, "
             f"removed={int((self.weights == 0).sum())})"
         )
 
     def state(self, step: int = -1) -> Float[Tensor, "rows d"]:
-        """Parameters and optimiser buffers after ``step`` steps; ``-1`` is the end.
+        """Parameters, optimiser buffers and average after ``step`` steps; ``-1`` is the end.
+
+        A state that was not kept is replayed from the checkpoint before it, together with all up to the next one,
+        which stay in memory until another segment is asked for.
 
         Raises:
             IndexError: the run has no such step.
         """
-        taken = self.steps + 1 + step if step < 0 else step
-        if not self.first <= taken <= self.steps:
+        t = self.steps + 1 + step if step < 0 else step
+        if not self.first <= t <= self.steps:
             raise IndexError(f"step {step} is not in this trace, which holds steps {self.first} to {self.steps}")
-        return self.states[taken - self.first]
+        begin = self.history.before(t)
+        if begin == t:
+            return self._checkpoint(t)
+        if t not in self._segment:
+            self._segment.clear()
+            end = min(begin + self.history.every, self.steps)
+            self._segment.update(states(self, self._checkpoint(begin), self.weights, range(begin, end)))
+            self.check_replay(end, self._segment.pop(end))
+        return self._segment[t]
+
+    def check_replay(self, t: int, state: Float[Tensor, "rows d"]) -> None:
+        """Has a replay led to the state that training kept of step ``t``, if it kept one?
+
+        Raises:
+            RuntimeError: it has not.
+        """
+        if self.history.before(t) == t and not torch.equal(state, self._checkpoint(t)):
+            raise RuntimeError(
+                f"a replay up to step {t} did not lead to the state that training kept: the modules' or the "
+                "schedule's code has changed, or this device does not compute the same twice"
+            )
+
+    def segments(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """``(begin, end)`` of the pieces of the steps from ``start`` to ``stop`` between kept states, last first."""
+        ends = [start, *self.history.kept(start + 1, stop - 1), stop] if self.history.states is None else [start, stop]
+        return zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True) if stop > start else iter(())
+
+    def _checkpoint(self, t: int) -> Float[Tensor, "rows d"]:
+        try:
+            return self.history.load(t)
+        except DamagedFileError as error:
+            begin = self.history.before(t - 1)
+            warnings.warn(f"{error}: it is computed again, from step {begin}", RuntimeWarning, stacklevel=3)
+            *_, (_, state) = states(self, self._checkpoint(begin), self.weights, range(begin, t))
+            self.history.keep(t, state)
+            return state
 
     def theta(self, step: int = -1) -> Float[Tensor, " d"]:
         """``theta^(step) = (phi, psi)``; ``-1`` is the end."""
         return self.state(step)[0]
 
+    def seen(self, step: int = -1) -> Float[Tensor, " d"]:
+        """``(phi, psi)`` as a metric sees them: with the averaged generator, where there is one."""
+        return self.state(step)[self.updates.seen]
+
     def parameters(self, step: int = -1) -> dict[str, dict[str, Tensor]]:
-        """Both players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps."""
+        """The players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps."""
         return self.game.parameters(self.theta(step).clone())
 
     def players(self, step: int = -1) -> Players:
-        """Both players after ``step`` steps, as a metric sees them."""
-        return Players(self.game, *self.game.split(self.theta(step)))
+        """The players after ``step`` steps, as a metric sees them."""
+        return Players(self.game, *self.game.split(self.seen(step)))
 
     def inputs(self, t: int) -> StepInputs:
         """The rows and latents of step ``t``, on the trace's device."""
         indices, latents = self.schedule(t)
-        latents = latents.to(self.data.device)
-        time = self.data.new_tensor(t)
+        device = self.weights.device
+        latents = self.weights.new_empty(0) if latents is None else latents.to(device)
+        time = torch.tensor(t, dtype=torch.float64, device=device)
         if indices is None:
             return StepInputs(self.data, latents, None, time)
-        if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= len(self.data):
+        if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= self.size:
             raise IndexError(
-                f"the schedule's batch of step {t} must name rows from 0 to {len(self.data) - 1}, at least one, "
+                f"the schedule's batch of step {t} must name rows from 0 to {self.size - 1}, at least one, "
                 f"got {indices.tolist()[:8]}"
             )
-        indices = indices.to(self.data.device)
-        return StepInputs(self.data[indices], latents, indices, time)
+        indices = indices.to(device)
+        rows = tuple(part[indices] for part in self.data) if isinstance(self.data, tuple) else self.data[indices]
+        return StepInputs(rows, latents, indices, time)
 
     def window(self, last: int | None) -> int:
         """The first step of the last ``last`` steps; all steps where it is ``None``.
@@ -135,7 +207,3 @@ class Trace:
         if not stops or not all(is_whole(stop) and self.first <= stop <= self.steps for stop in stops):
             raise ValueError(f"at must name steps from {self.first} to {self.steps}, which the trace holds, got {at!r}")
         return stops
-
-    def thetas(self, stops: list[int]) -> Float[Tensor, "stops d"]:
-        """``theta`` at each of these steps."""
-        return torch.stack([self.theta(stop) for stop in stops])

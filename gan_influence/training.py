@@ -1,10 +1,10 @@
-"""The (A)SGD loop: ``theta^(t+1) = update(theta^(t), v_w(theta^(t)))``, for one model or for many at once."""
+"""The (A)SGD loop: ``theta^(t+1) = update(theta^(t), v_w(theta^(t)))``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import is_dataclass, replace
 
 import numpy as np
 import torch
@@ -12,66 +12,62 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence.checkpoint import (
+    Checkpoint,
+    DamagedFileError,
+    History,
+    digest,
+    open_folder,
+)
 from gan_influence.checks import is_whole
-from gan_influence.game import Game
+from gan_influence.game import Game, Rows, first_rows
 from gan_influence.optim import Optimizer, Updates
-from gan_influence.recording import Recorded
-from gan_influence.schedule import Schedule
+from gan_influence.schedule import Minibatches, Schedule
+from gan_influence.steps import states
 from gan_influence.trace import Trace
 
-__all__ = ["DivergenceError", "check_removal", "retrain", "states", "train"]
-
-_CHECK_EVERY = 64  # a finiteness check costs about as much as a small kernel and, on a GPU, a synchronisation
-
-
-class DivergenceError(RuntimeError):
-    """Parameters stopped being finite.
-
-    Attributes:
-        step: the step whose update was the first not to be finite.
-        player: whose parameters those are.
-        model: which of the models trained together, or ``None`` where there was one.
-    """
-
-    def __init__(self, step: int, player: str, part: str, model: int | None, losses: tuple[int, float, float] | None):
-        self.step, self.player, self.model = step, player, model
-        before = f"no finite losses in the {_CHECK_EVERY} steps before"
-        if losses is not None:
-            before = (
-                f"last finite losses, at step {losses[0]}: generator {losses[1]:.6g}, discriminator {losses[2]:.6g}"
-            )
-        super().__init__(
-            f"training diverged at step {step}: the {player}'s {part} no longer finite ({before}). "
-            "Lower the learning rate, shorten the run or add l2."
-        )
+__all__ = ["check_removal", "retrain", "train"]
 
 
 def train(
     game: Game,
-    data: Float[Tensor, "N *instance"],
+    data: Rows,
     schedule: Schedule,
     steps: int,
     optimizer: Optimizer | tuple[Optimizer, Optimizer],
     *,
+    update: str = "simultaneous",
+    ema_decay: float | None = None,
+    memory: str | Checkpoint = "full",
     weights: Float[Tensor, " N"] | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Trace:
-    """Train both players simultaneously (TNNLS eq. 3) from the modules' current parameters, and remember every step.
+    """Train the players (TNNLS eq. 3, ICLR eq. 3) from the modules' current parameters, and remember every step.
 
     Args:
         game: what each player minimises. Its modules are copied, never changed.
-        data: the training rows, in the players' data type.
-        schedule: the batch of every step, such as ``FullBatch(latents)``.
+        data: the training rows ``(N, *instance_shape)``, in the players' data type; in a one-player game the pair
+            ``(inputs, targets)``.
+        schedule: the batch of every step, such as ``FullBatch(latents)`` or ``Minibatches(...)``.
         steps: ``T >= 0``.
         optimizer: one for both players, or ``(for_generator, for_discriminator)``.
+        update: ``"simultaneous"``: both players move from the same state; ``"alternating"``: within a step the
+            discriminator moves first and the generator sees it moved (TNNLS VI-C, StyleGAN); ``"turns"``: a step moves
+            one player, the discriminator at even t, the generator at odd t (ICLR Appendix A).
+        ema_decay: d in [0, 1): metrics see the average of the generator, ``a <- d a + (1 - d) phi`` after each step,
+            from the initial parameters on.
+        memory: ``"full"`` keeps every state; ``"checkpoint"`` about sqrt(T) of them and replays the others; or a
+            :class:`gan_influence.Checkpoint`, which can keep them in files, from where a killed run goes on.
         weights: a weight per row, 1 by default; 0 trains without the row, the denominator unchanged (TNNLS eq. 6).
         device: where to train; by default where ``data`` is.
         progress: show a progress bar.
 
     Raises:
         TypeError: data, latents and players differ in data type, or something given is of the wrong kind.
-        ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps.
+        ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps, an
+            unknown ``update`` or ``memory``, a decay out of range, a folder that holds another run.
+        OSError: the checkpoint folder is full or cannot be written to.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
     if not is_whole(steps) or steps < 0:
@@ -83,28 +79,40 @@ def train(
             "schedule must give the batch of step t as schedule(t), such as FullBatch(latents), "
             f"got {type(schedule).__name__}"
         )
+    checkpoint = _check_memory(memory)
     _check_data(game, data)
-    home = torch.device(device) if device is not None else data.device
+    inputs = first_rows(data)
+    schedule = _fitted(schedule, inputs)
+    home = torch.device(device) if device is not None else inputs.device
     game = game.snapshot(home)
-    updates = Updates(optimizer, game)
-    data = data.detach().to(home, copy=True)
-    weights = torch.ones(len(data)) if weights is None else torch.as_tensor(weights).detach().clone()
-    weights = weights.to(home, data.dtype)
-    if weights.shape != (len(data),) or not weights.isfinite().all():
-        raise ValueError(f"weights must be {len(data)} finite numbers, one a row, got shape {tuple(weights.shape)}")
+    updates = Updates(optimizer, game, update, ema_decay)
+    data = tuple(_copied(part, home) for part in data) if isinstance(data, tuple) else _copied(data, home)
+    weights = torch.ones(len(inputs)) if weights is None else torch.as_tensor(weights).detach().clone()
+    weights = weights.to(home, inputs.dtype)
+    if weights.shape != (len(inputs),) or not weights.isfinite().all():
+        raise ValueError(f"weights must be {len(inputs)} finite numbers, one a row, got shape {tuple(weights.shape)}")
     start = updates.start(game.theta().to(home))
-    trace = Trace(game, data, schedule, updates, weights, start.unsqueeze(0))
-    _check_fit(trace)
-    return _extend(trace, steps, progress)
+    begun = Trace(game, data, schedule, updates, weights, History(start, 0, 0, 1))
+    _check_fit(begun)
+    return _extend(begun, steps, checkpoint, progress)
 
 
-def retrain(trace: Trace, removed: Iterable[int], last: int | None = None, *, progress: bool = False) -> Trace:
+def retrain(
+    trace: Trace,
+    removed: Iterable[int],
+    last: int | None = None,
+    *,
+    memory: str | Checkpoint = "full",
+    progress: bool = False,
+) -> Trace:
     """Train once more without the rows ``removed``: counterfactual AGD (TNNLS eq. 7).
 
     Args:
         trace: the factual run; its initial state, batches and optimisers are used again.
         removed: row indices. Their weight becomes 0; the denominators stay (TNNLS eq. 6).
         last: retrain only that many final steps, from the factual state before them; by default all.
+        memory: as in :func:`gan_influence.train`.
+        progress: show a progress bar.
 
     Returns:
         A trace that starts at the first retrained step.
@@ -112,36 +120,13 @@ def retrain(trace: Trace, removed: Iterable[int], last: int | None = None, *, pr
     Raises:
         IndexError, TypeError, ValueError: a removed row is out of range, no integer, or named twice.
     """
+    checkpoint = _check_memory(memory)
     weights = trace.weights.clone()
-    weights[check_removal(removed, len(trace.data), "removed")] = 0
+    weights[check_removal(removed, trace.size, "removed")] = 0
     start = trace.window(last)
-    begun = Trace(
-        trace.game, trace.data, trace.schedule, trace.updates, weights, trace.state(start).unsqueeze(0), first=start
-    )
-    return _extend(begun, trace.steps - start, progress)
-
-
-def states(
-    trace: Trace,
-    state: Float[Tensor, "*models rows d"],
-    weights: Float[Tensor, "*models N"],
-    steps: Iterable[int],
-) -> Iterator[tuple[int, Float[Tensor, "*models rows d"]]]:
-    """Yield ``(t + 1, state after step t)`` for each ``t`` of ``steps``, for one model or many trained at once.
-
-    Raises:
-        DivergenceError: parameters stopped being finite, found at most 64 steps later and traced back.
-    """
-    checked, since = state, []
-    step = Recorded(partial(_step, trace.game, trace.updates))
-    for t in steps:
-        state = step(*_step_inputs(trace, t, state, weights))
-        since.append(t)
-        if len(since) == _CHECK_EVERY:
-            _check_finite(trace, checked, weights, since, state)
-            checked, since = state, []
-        yield t + 1, state
-    _check_finite(trace, checked, weights, since, state)
+    history = History(trace.state(start), start, start, 1)
+    begun = Trace(trace.game, trace.data, trace.schedule, trace.updates, weights, history)
+    return _extend(begun, trace.steps - start, checkpoint, progress)
 
 
 def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
@@ -167,110 +152,128 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     return rows
 
 
-def _extend(trace: Trace, steps: int, progress: bool) -> Trace:
-    kept = trace.states.new_empty(steps + 1, *trace.states.shape[1:])
-    kept[0] = trace.states[0]
-    taken = tqdm(range(trace.first, trace.first + steps), desc="training", unit="step", disable=not progress)
-    for after, state in states(trace, trace.states[0], trace.weights, taken):
-        kept[after - trace.first] = state
-    return Trace(trace.game, trace.data, trace.schedule, trace.updates, trace.weights, kept, trace.first)
+def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) -> Trace:
+    """Go on from the end of ``begun``, which holds one state."""
+    first, last = begun.first, begun.first + steps
+    every = checkpoint.every or max(round(math.sqrt(steps)), 1)
+    folder = None
+    if checkpoint.folder is not None:
+        folder = open_folder(checkpoint.folder, _fingerprint(begun, last, every))
+    history = History(begun.state(), first, last, every, folder)
+    trace = replace(begun, history=history, keep_graphs=checkpoint.keep_graphs)
+    reached, begin = _resume(history)
+    todo = tqdm(range(reached, last), desc="training", unit="step", disable=not progress)
+    for after, state in states(trace, begin, trace.weights, todo):
+        history.keep(after, state)
+    return trace
 
 
-def _step(
-    game: Game, updates: Updates, state: Tensor, weights: Tensor, rows: Tensor, latents: Tensor, t: Tensor
-) -> Tensor:
-    phi, psi = game.leaves(state[..., 0, :])
-    gradient = game.gradient(phi, psi, rows, latents, weights)
-    return updates(t, state, torch.cat(gradient, dim=-1))
-
-
-def _step_inputs(trace: Trace, t: int, state: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-    inputs = trace.inputs(t)
-    return state, inputs.of_batch(weights), inputs.rows, inputs.latents, inputs.time
-
-
-def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int], after: Tensor) -> None:
-    """Find the first step of ``steps``, leading from ``before`` to ``after``, whose update is not finite."""
-    if after.isfinite().all():
-        return
-    replayed = [before]
-    for t in steps:
-        replayed.append(_step(trace.game, trace.updates, *_step_inputs(trace, t, replayed[-1], weights)))
-        if not replayed[-1].isfinite().all():
+def _resume(history: History) -> tuple[int, Float[Tensor, "rows d"]]:
+    """The latest step up to which all kept states are there, and its state."""
+    reached, state = history.first, history.load(history.first)
+    for t in history.kept(history.first + 1, history.last) if history.folder is not None else []:
+        try:
+            reached, state = t, history.load(t)
+        except DamagedFileError:
             break
-    else:
-        raise RuntimeError(
-            f"parameters stopped being finite between steps {steps[0]} and {steps[-1]}, but not when these steps were "
-            "repeated: this device does not compute the same twice, see torch.use_deterministic_algorithms"
-        )
-    bad = ~replayed[-1].isfinite()
-    model = None if before.ndim == 2 else int(bad.any(-1).any(-1).nonzero()[0])
-    bad = bad if model is None else bad[model]
-    losses = None
-    for earlier, state in zip(steps, replayed[:-1], strict=False):
-        costs = _losses_of(trace, earlier, state if model is None else state[model], weights, model)
-        losses = (earlier, *costs) if all(map(math.isfinite, costs)) else losses
-    part = "parameters are" if bad[0].any() else "optimiser state is"
-    of_generator, _ = trace.game.split(bad[0] if bad[0].any() else bad.any(0))
-    raise DivergenceError(t, "generator" if of_generator.any() else "discriminator", part, model, losses)
+    return reached, state
 
 
-def _losses_of(trace: Trace, t: int, state: Tensor, weights: Tensor, model: int | None) -> tuple[float, float]:
-    inputs = trace.inputs(t)
-    own = inputs.of_batch(weights if model is None else weights[model])
-    of_generator, of_discriminator = trace.game.losses(*trace.game.split(state[0]), inputs.rows, inputs.latents, own)
-    return float(of_generator), float(of_discriminator)
+def _check_memory(memory: str | Checkpoint) -> Checkpoint:
+    if isinstance(memory, Checkpoint):
+        return memory
+    if memory not in ("full", "checkpoint"):
+        raise ValueError(f'memory must be "full", "checkpoint" or a gi.Checkpoint(...), got {memory!r}')
+    return Checkpoint(every=1) if memory == "full" else Checkpoint()
 
 
-def _check_data(game: Game, data: Tensor) -> None:
-    if not isinstance(data, Tensor):
-        raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {type(data).__name__}")
-    if data.ndim == 0 or len(data) == 0:
-        raise ValueError(f"data must hold at least one row, got shape {tuple(data.shape)}")
-    if data.dtype != game.dtype:
+def _fitted(schedule: Schedule, inputs: Tensor) -> Schedule:
+    """Minibatches of this data, with latents of its type."""
+    if not isinstance(schedule, Minibatches):
+        return schedule
+    if schedule.size != len(inputs):
+        raise ValueError(f"the schedule is made for {schedule.size} rows, but the data has {len(inputs)}")
+    return schedule if schedule.dtype is not None else replace(schedule, dtype=inputs.dtype)
+
+
+def _copied(part: Tensor, home: torch.device) -> Tensor:
+    return part.detach().to(home, copy=True)
+
+
+def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
+    """What a run is made of: two runs with the same fingerprint pass through the same states."""
+    parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
+    steps = sorted({begun.first, min(begun.first + 1, last), (begun.first + last) // 2, max(last - 1, 0)})
+    batches = [part for t in steps for part in begun.schedule(t) if part is not None]
+    constants = [value for player in begun.game.players for value in player.module.state_dict().values()]
+    return {
+        "steps": f"{begun.first} to {last}",
+        "every": str(every),
+        "data": digest(*parts),
+        "weights": digest(begun.weights),
+        "initial state": digest(begun.state()),
+        "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
+        "constants": digest(*constants),
+        "loss": _named(begun.game.loss),
+        "l2": str(begun.game.l2),
+        "optimizer": "; ".join(map(_named, begun.updates.pair)),
+        "update": begun.updates.order,
+        "ema_decay": str(begun.updates.decay),
+        "schedule": f"{type(begun.schedule).__name__}, {digest(*batches)}",
+        "data type": str(begun.weights.dtype),
+        "device": begun.weights.device.type,
+        "torch": torch.__version__,
+    }
+
+
+def _named(thing: object) -> str:
+    """A description without memory addresses."""
+    if callable(thing) and hasattr(thing, "__qualname__"):
+        return str(thing.__qualname__)
+    settings = sorted(vars(thing).items()) if hasattr(thing, "__dict__") else []
+    return f"{type(thing).__name__}({', '.join(f'{name}={_value(value)}' for name, value in settings)})"
+
+
+def _value(value: object) -> str:
+    return _named(value) if callable(value) or is_dataclass(value) else repr(value)
+
+
+def _check_data(game: Game, data: Rows) -> None:
+    if game.one_player:
+        if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
+            raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
+        inputs, targets = data
+        if targets.ndim == 0 or len(inputs) != len(targets):
+            raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
+        if targets.is_floating_point() and not targets.isfinite().all():
+            raise ValueError("targets contain NaN or infinity: remove or repair such rows")
+    rows = first_rows(data)
+    if not isinstance(rows, Tensor) or (isinstance(data, tuple) and not game.one_player):
+        raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError(f"data must hold at least one row, got shape {tuple(rows.shape)}")
+    if rows.dtype != game.dtype:
         raise TypeError(
-            f"the data is {str(data.dtype).removeprefix('torch.')}, but the players' parameters are "
+            f"the data is {str(rows.dtype).removeprefix('torch.')}, but the players' parameters are "
             f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
         )
-    if not data.isfinite().all():
-        row = int((~data.isfinite()).reshape(len(data), -1).any(-1).nonzero()[0])
+    if not rows.isfinite().all():
+        row = int((~rows.isfinite()).reshape(len(rows), -1).any(-1).nonzero()[0])
         raise ValueError(f"data contains NaN or infinity, first in row {row}: remove or repair such rows")
 
 
+def _kind(data: object) -> str:
+    return type(data).__name__
+
+
 def _check_fit(trace: Trace) -> None:
-    """One step's batch through both modules: do latents, generated rows, data and logits fit together?"""
+    """One step's batch through the modules: do latents, generated rows, data and costs fit together?"""
     inputs = trace.inputs(0)
-    if inputs.latents.dtype != trace.data.dtype:
-        raise TypeError(f"the latents are {inputs.latents.dtype}, but the data is {trace.data.dtype}: convert one")
-    players = trace.players()
     buffers = [buffer.clone() for player in trace.game.players for buffer in player.module.buffers()]
     with torch.no_grad():
-        try:
-            generated = players.generate(inputs.latents)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the generator does not accept latents of shape {tuple(inputs.latents.shape)}: {error}"
-            ) from error
-        if not torch.equal(generated, players.generate(inputs.latents)):
-            raise ValueError(
-                "the generator makes different rows of the same latents at each call: it has randomness of its own, "
-                "which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
-            )
-        instance = tuple(trace.data.shape[1:])
-        if tuple(generated.shape) != (len(inputs.latents), *instance):
-            raise ValueError(
-                f"the generator makes rows of shape {tuple(generated.shape[1:])} "
-                f"(output {tuple(generated.shape)} for {len(inputs.latents)} latents), "
-                f"but the data's rows have shape {instance}"
-            )
-        try:
-            together = players.discriminate(inputs.rows)
-        except RuntimeError as error:
-            raise ValueError(f"the discriminator does not accept rows of shape {instance}: {error}") from error
-        seen = {
-            "alone": players.discriminate(inputs.rows[:1]),
-            "in the batch reversed": players.discriminate(inputs.rows.flip(0)).flip(0),
-        }
+        if not trace.game.one_player:
+            _check_generator(trace, inputs.latents)
+        _check_rows(trace, inputs.rows)
     after = [
         (player.role, name, buffer) for player in trace.game.players for name, buffer in player.module.named_buffers()
     ]
@@ -279,13 +282,69 @@ def _check_fit(trace: Trace) -> None:
             raise ValueError(
                 f"the {role} changes its buffer {name!r} at every call, so no step can be replayed: call .eval()"
             )
+
+
+def _check_generator(trace: Trace, latents: Tensor) -> None:
+    if trace.schedule(0).latents is None:
+        raise ValueError(
+            "the schedule gives no latents for the generator: FullBatch(latents), Minibatches(..., latent_shape=...)"
+        )
+    if latents.dtype != trace.weights.dtype:
+        raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
+    players = trace.players()
+    try:
+        generated = players.generate(latents)
+    except RuntimeError as error:
+        raise ValueError(f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}") from error
+    if not torch.equal(generated, players.generate(latents)):
+        raise ValueError(
+            "the generator makes different rows of the same latents at each call: it has randomness of its own, "
+            "which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
+        )
+    instance = tuple(first_rows(trace.data).shape[1:])
+    if tuple(generated.shape) != (len(latents), *instance):
+        raise ValueError(
+            f"the generator makes rows of shape {tuple(generated.shape[1:])} "
+            f"(output {tuple(generated.shape)} for {len(latents)} latents), but the data's rows have shape {instance}"
+        )
+
+
+def _check_rows(trace: Trace, rows: Rows) -> None:
+    """Is each row's term its own, whatever else is in the batch?"""
+    role, what = trace.game.discriminator.role, "cost" if trace.game.one_player else "logit"
+    together = _terms(trace, rows)
+    seen = {
+        "alone": _terms(trace, _picked(rows, slice(1))),
+        "in the batch reversed": _terms(trace, _picked(rows, torch.arange(len(together)).flip(0))).flip(0),
+    }
     tolerance = 1e3 * torch.finfo(together.dtype).eps
-    for how, logits in seen.items():
-        different = ~torch.isclose(logits, together[: len(logits)], rtol=tolerance, atol=tolerance)
+    for how, terms in seen.items():
+        different = ~torch.isclose(terms, together[: len(terms)], rtol=tolerance, atol=tolerance)
         if different.any():
             row = int(different.nonzero()[0])
             raise ValueError(
-                f"the discriminator gives row {row} of its batch the logit {float(together[row]):.6g}, "
-                f"but {float(logits[row]):.6g} {how}: it uses batch statistics, or randomness of its own, "
+                f"the {role} gives row {row} of its batch the {what} {float(together[row]):.6g}, "
+                f"but {float(terms[row]):.6g} {how}: it uses batch statistics, or randomness of its own, "
                 "and so has no per-row terms to score"
             )
+
+
+def _terms(trace: Trace, rows: Rows) -> Float[Tensor, " batch"]:
+    """The discriminator's logits, or a one-player game's costs."""
+    first = first_rows(rows)
+    try:
+        if not trace.game.one_player:
+            return trace.players().discriminate(first)
+        costs = trace.game.row_costs(trace.players().psi, rows)
+    except (RuntimeError, IndexError) as error:
+        role, shape = trace.game.discriminator.role, tuple(first.shape[1:])
+        raise ValueError(f"the {role} does not accept rows of shape {shape}: {error}") from error
+    if costs.shape != (len(first),):
+        raise ValueError(
+            f"the loss gives shape {tuple(costs.shape)} for {len(first)} rows: it must give one cost a row"
+        )
+    return costs
+
+
+def _picked(rows: Rows, which: slice | Tensor) -> Rows:
+    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]

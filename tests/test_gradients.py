@@ -4,8 +4,9 @@ import pytest
 import torch
 from games import COSTS, GAMES, field, jacobian, lqgan, mlp, normal, relative_error, row_jacobian, value_function
 
-from gan_influence.adjoint import FieldGraph, pull_back_step
+from gan_influence.adjoint import FieldGraph, linearise
 from gan_influence.optim import Updates
+from gan_influence.steps import step_inputs
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 each_loss = pytest.mark.parametrize("loss", COSTS)
@@ -92,9 +93,10 @@ def test_pulling_back_a_step_multiplies_by_transposed_z(damping, rates):
     problem = mlp(rates=rates)
     trace = problem.train(0)
     theta, u = problem.start(), normal(12, 2, 1, sum(problem.sizes))
-    before, terms = pull_back_step(
-        problem.game(), trace.updates, damping, u, theta[None], problem.ones, *trace.inputs(0)[:2], trace.inputs(0).time
-    )
+    inputs = step_inputs(trace.inputs(0), problem.ones)
+    after, pull_back = linearise(problem.game(), trace.updates, trace.updates.phases(0), damping, theta[None], *inputs)
+    assert relative_error(after[0], theta - problem.eta * field(problem, theta, problem.ones)) < 1e-13
+    before, terms = pull_back(u)
     eye = torch.eye(len(theta), dtype=torch.float64)
     Z = eye - problem.eta[:, None] * (jacobian(problem, theta, problem.ones) + damping * eye)
     assert relative_error(before[:, 0], u[:, 0] @ Z) < 1e-13
@@ -105,4 +107,4 @@ def test_updates_keep_generator_and_discriminator_rates_apart():
     problem = lqgan(rates=(0.2, 0.05))
     trace = problem.train(0)
     assert isinstance(trace.updates, Updates)
-    assert trace.updates.learning_rates(trace.theta()).tolist() == [0.2, 0.2, 0.05, 0.05]
+    assert trace.updates.learning_rates(trace.theta(), 0).tolist() == [0.2, 0.2, 0.05, 0.05]

@@ -101,9 +101,9 @@ def flip_the_sign_of_dv(patch):
 def drop_the_off_diagonal_block(patch):
     right = game.Game.losses
 
-    def wrong(self, phi, psi, rows, latents, weights):
-        generator_loss, _ = right(self, phi, psi.detach(), rows, latents, weights)
-        _, discriminator_loss = right(self, phi, psi, rows, latents, weights)
+    def wrong(self, phi, psi, rows, latents, weights, moving=game.BOTH):
+        generator_loss, _ = right(self, phi, psi.detach(), rows, latents, weights, moving)
+        _, discriminator_loss = right(self, phi, psi, rows, latents, weights, moving)
         return generator_loss, discriminator_loss
 
     patch.setattr(game.Game, "losses", wrong)
@@ -124,8 +124,8 @@ def use_z_instead_of_its_transpose(patch):
 
     build = adjoint.FieldGraph.__init__
 
-    def remember(self, game, theta, weights, rows, latents):
-        build(self, game, theta, weights, rows, latents)
+    def remember(self, game, theta, weights, rows, latents, *moving):
+        build(self, game, theta, weights, rows, latents, *moving)
         self.seen = (rows, latents, weights)
 
     patch.setattr(adjoint.FieldGraph, "__init__", remember)
@@ -143,14 +143,26 @@ def one_term_less(patch):
 
 
 def update_before_scoring(patch):
-    right = itd.pull_back_step
-
-    def wrong(game, updates, damping, cotangent, *rest):
-        after, _ = right(game, updates, damping, cotangent, *rest)
-        _, rows = right(game, updates, damping, after, *rest)
+    def wrong(right, cotangent):
+        after, _ = right(cotangent)
+        _, rows = right(after)
         return after, rows
 
-    patch.setattr(itd, "pull_back_step", wrong)
+    pull_back_through(patch, wrong)
+
+
+def pull_back_through(patch, wrong):
+    build = adjoint.linearise
+
+    def linearise(*args):
+        state, _ = build(*args)
+
+        def again(cotangent):
+            return build(*args)[1](cotangent)
+
+        return state, lambda cotangent: wrong(again, cotangent)
+
+    patch.setattr(adjoint, "linearise", linearise)
 
 
 def wrong_denominator(patch):
@@ -158,8 +170,12 @@ def wrong_denominator(patch):
 
 
 def damping_with_the_wrong_sign(patch):
-    right = itd.pull_back_step
-    patch.setattr(itd, "pull_back_step", lambda g, u, damping, *rest: right(g, u, -damping, *rest))
+    right = adjoint.linearise
+    patch.setattr(
+        adjoint,
+        "linearise",
+        lambda game, updates, phases, damping, *rest: right(game, updates, phases, -damping, *rest),
+    )
 
 
 def stale_parameters(patch):
@@ -177,10 +193,10 @@ def forget_the_first_step(patch):
 def forget_the_regulariser(patch):
     right = game.Game.losses
 
-    def wrong(self, *arguments):
+    def wrong(self, *arguments, **moving):
         bare = copy.copy(self)
         bare.l2 = (0.0, 0.0)
-        return right(bare, *arguments)
+        return right(bare, *arguments, **moving)
 
     patch.setattr(game.Game, "losses", wrong)
 
@@ -188,8 +204,8 @@ def forget_the_regulariser(patch):
 def swap_the_learning_rates(patch):
     build = optim.Updates.__init__
 
-    def wrong(self, optimizer, game):
-        build(self, optimizer[::-1] if isinstance(optimizer, tuple) else optimizer, game)
+    def wrong(self, optimizer, *rest):
+        build(self, optimizer[::-1] if isinstance(optimizer, tuple) else optimizer, *rest)
 
     patch.setattr(optim.Updates, "__init__", wrong)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
 from gan_influence.metrics.metric import metric_values
-from gan_influence.training import states
+from gan_influence.steps import states
 from verification import games, lqgan
 from verification.judge import at_most, close, observed_order, relative, removal_derivative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim

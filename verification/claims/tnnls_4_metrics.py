@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -269,9 +270,7 @@ def damping_as_regulariser(preset: str) -> Outcome:
     damped = gi.aid(toy.trace, toy.metric, terms=50, damping=gamma)
     game = toy.trace.game
     regularised = gi.Game(game.generator.module, game.discriminator.module, l2=(gamma, gamma))
-    there = gi.Trace(
-        regularised, toy.trace.data, toy.trace.schedule, toy.trace.updates, toy.trace.weights, toy.trace.states[-1:]
-    )
+    there = replace(toy.trace, game=regularised)
     amended = relative(gi.aid(there, toy.metric, terms=50).numpy(), damped.numpy())
     return correction(
         printed,
