@@ -18,7 +18,7 @@ Example:
 from gan_influence import datasets, losses, metrics, models
 from gan_influence.aid import ConvergenceError, aid
 from gan_influence.checkpoint import Checkpoint
-from gan_influence.counterfactual import counterfactual
+from gan_influence.counterfactual import counterfactual, counterfactuals
 from gan_influence.game import Game, Players
 from gan_influence.itd import itd
 from gan_influence.optim import SGD, Adam, AdamW, InverseSqrt, RMSProp
@@ -46,6 +46,7 @@ __all__ = [
     "Trace",
     "aid",
     "counterfactual",
+    "counterfactuals",
     "datasets",
     "itd",
     "losses",

@@ -28,6 +28,7 @@ class Moving(NamedTuple):
 
 
 BOTH = Moving(True, True)
+_STACKED = (0, 0, None, None, 0), (0, 0, 0, 0, 0)  # phi, psi, rows, latents, weights: the models of a run; runs
 
 
 def first_rows(rows: Rows) -> Tensor:
@@ -159,6 +160,14 @@ class Game:
             del named["generator"]
         return named
 
+    def constants(self) -> list[Tensor]:
+        """What the modules hold and no player trains: frozen weights and buffers."""
+        held = []
+        for player in self.players:
+            trained = set(player.names)
+            held += [value for name, value in player.module.state_dict().items() if name not in trained]
+        return held
+
     def snapshot(self, device: torch.device) -> Game:
         """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
         snapshot = copy.copy(self)
@@ -199,23 +208,25 @@ class Game:
 
     def gradient(
         self,
-        phi: Float[Tensor, "*models d_phi"],
-        psi: Float[Tensor, "*models d_psi"],
+        phi: Float[Tensor, "*runs_and_models d_phi"],
+        psi: Float[Tensor, "*runs_and_models d_psi"],
         rows: Rows,
         latents: Float[Tensor, "n_z *latent"],
-        weights: Float[Tensor, "*models batch"],
+        weights: Float[Tensor, "*runs_and_models batch"],
         moving: Moving = BOTH,
         create_graph: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """``v_w(theta) = (grad_phi L_G, grad_psi L_D)``: TNNLS eq. 4, ICLR eq. 3; 0 for a player not moving.
 
-        ``phi`` and ``psi`` come from :meth:`leaves`. With a leading dimension they are as many models, each with its
-        own weights: their costs are summed, so that one backward pass serves all. Returns the two parts, in the
+        ``phi`` and ``psi`` come from :meth:`leaves`. With a leading dimension they are as many models of one run, each
+        with its own weights: their costs are summed, so that one backward pass serves all. With two they are the
+        models of several runs, and rows and latents have a leading dimension too. Returns the two parts, in the
         shapes of ``phi`` and ``psi``; with ``create_graph`` they can be differentiated once more.
         """
         with torch.enable_grad():
-            one_model = partial(self.losses, moving=moving)
-            costs = one_model if phi.ndim == 1 else vmap(one_model, in_dims=(0, 0, None, None, 0))
+            costs: Callable[..., tuple[Tensor, Tensor]] = partial(self.losses, moving=moving)
+            for in_dims in _STACKED[: phi.ndim - 1]:
+                costs = vmap(costs, in_dims=in_dims)
             generator_loss, discriminator_loss = costs(phi, psi, rows, latents, weights)
             v_phi = _gradient(generator_loss, phi, create_graph, retain_graph=True)
             v_psi = _gradient(discriminator_loss, psi, create_graph, retain_graph=create_graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,9 @@ from gan_influence.optim import Phase, Updates
 from gan_influence.recording import Recorded
 
 if TYPE_CHECKING:
-    from gan_influence.trace import StepInputs, Trace
+    from gan_influence.trace import StepInputs
 
-__all__ = ["DivergenceError", "states", "step"]
+__all__ = ["DivergenceError", "Steppable", "as_rows", "states", "step", "step_inputs"]
 
 _CHECK_EVERY = 64  # a finiteness check costs about as much as a small kernel and, on a GPU, a synchronisation
 
@@ -29,10 +29,10 @@ class DivergenceError(RuntimeError):
     Attributes:
         step: the step whose update was the first not to be finite.
         player: whose parameters those are.
-        model: which of the models trained together, or ``None`` where there was one.
+        model: which of the models trained together, ``()`` where there was one, ``(model,)`` or ``(run, model)``.
     """
 
-    def __init__(self, step: int, player: str, part: str, model: int | None, losses: tuple[int, str] | None):
+    def __init__(self, step: int, player: str, part: str, model: tuple[int, ...], losses: tuple[int, str] | None):
         self.step, self.player, self.model = step, player, model
         before = f"no finite losses in the {_CHECK_EVERY} steps before"
         if losses is not None:
@@ -41,6 +41,18 @@ class DivergenceError(RuntimeError):
             f"training diverged at step {step}: the {player}'s {part} no longer finite ({before}). "
             "Lower the learning rate, shorten the run or add l2."
         )
+
+
+class Steppable(Protocol):
+    """A run, or several at once: what a step needs of them."""
+
+    @property
+    def game(self) -> Game: ...
+
+    @property
+    def updates(self) -> Updates: ...
+
+    def inputs(self, t: int) -> StepInputs: ...
 
 
 def step(
@@ -62,12 +74,12 @@ def step(
 
 
 def states(
-    trace: Trace,
+    trace: Steppable,
     state: Float[Tensor, "*models rows d"],
     weights: Float[Tensor, "*models N"],
     steps: Iterable[int],
 ) -> Iterator[tuple[int, Float[Tensor, "*models rows d"]]]:
-    """Yield ``(t + 1, state after step t)`` for each ``t`` of ``steps``, for one model or many trained at once.
+    """Yield ``(t + 1, state after step t)`` for each ``t`` of ``steps``, of one model or of many.
 
     Raises:
         DivergenceError: parameters stopped being finite, found at most 64 steps later and traced back.
@@ -98,7 +110,7 @@ def as_rows(rows: tuple[Tensor, ...]) -> Rows:
     return rows[0] if len(rows) == 1 else rows
 
 
-def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int], after: Tensor) -> None:
+def _check_finite(trace: Steppable, before: Tensor, weights: Tensor, steps: list[int], after: Tensor) -> None:
     """Find the first step of ``steps``, leading from ``before`` to ``after``, whose update is not finite."""
     if after.isfinite().all():
         return
@@ -114,11 +126,11 @@ def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int
             "repeated: this device does not compute the same twice, see torch.use_deterministic_algorithms"
         )
     bad = ~replayed[-1].isfinite()
-    model = None if before.ndim == 2 else int(bad.any(-1).any(-1).nonzero()[0])
-    bad = bad if model is None else bad[model]
+    model = tuple(bad.any(-1).any(-1).nonzero()[0].tolist())
+    bad = bad[model]
     losses = None
     for earlier, state in zip(steps, replayed[:-1], strict=False):
-        costs = _losses_of(trace, earlier, state if model is None else state[model], weights, model)
+        costs = _losses_of(trace, earlier, state[model], weights[model], model)
         if all(map(math.isfinite, costs.values())):
             losses = earlier, ", ".join(f"{role} {cost:.6g}" for role, cost in costs.items())
     part = "parameters are" if bad[0].any() else "optimiser state is"
@@ -127,9 +139,9 @@ def _check_finite(trace: Trace, before: Tensor, weights: Tensor, steps: list[int
     raise DivergenceError(t, player.role, part, model, losses)
 
 
-def _losses_of(trace: Trace, t: int, state: Tensor, weights: Tensor, model: int | None) -> dict[str, float]:
-    inputs = trace.inputs(t)
-    own = inputs.of_batch(weights if model is None else weights[model])
+def _losses_of(trace: Steppable, t: int, state: Tensor, weights: Tensor, model: tuple[int, ...]) -> dict[str, float]:
+    inputs = trace.inputs(t) if len(model) < 2 else trace.inputs(t).of_run(model[0])
+    own = inputs.of_batch(weights)
     costs = trace.game.losses(*trace.game.split(state[0]), inputs.rows, inputs.latents, own)
     roles = (player.role for player in trace.game.players)
     named = {role: float(cost) for role, cost in zip(roles, costs, strict=True)}

@@ -24,7 +24,8 @@ __all__ = ["StepInputs", "Trace"]
 class StepInputs(NamedTuple):
     """What the game sees at step ``time``. ``indices`` is ``None`` where the batch is the whole of the data.
 
-    ``rows`` are pairs ``(inputs, targets)``, and ``latents`` empty, in a one-player game.
+    ``rows`` are pairs ``(inputs, targets)``, and ``latents`` empty, in a one-player game. Those of several runs
+    have a leading dimension, but for ``time``.
     """
 
     rows: Rows
@@ -34,7 +35,34 @@ class StepInputs(NamedTuple):
 
     def of_batch(self, per_row: Float[Tensor, "*models N"]) -> Float[Tensor, "*models batch"]:
         """The entries of a per-row quantity that belong to this batch."""
-        return per_row if self.indices is None else per_row[..., self.indices]
+        if self.indices is None:
+            return per_row
+        if self.indices.ndim == 1:
+            return per_row[..., self.indices]
+        return per_row.take_along_dim(self.indices.unsqueeze(1), dim=-1)
+
+    @classmethod
+    def of_runs(cls, runs: list[StepInputs]) -> StepInputs:
+        """The same step of several runs.
+
+        Raises:
+            ValueError: their batches differ in shape.
+        """
+        first = runs[0]
+        try:
+            rows = _stacked([run.rows for run in runs])
+            latents = torch.stack([run.latents for run in runs])
+            indices = None
+            if any(run.indices is not None for run in runs):
+                indices = torch.stack([run.indices for run in runs])  # type: ignore[misc]
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"the runs' batches of step {int(first.time)} differ in shape: {error}") from error
+        return cls(rows, latents, indices, first.time)
+
+    def of_run(self, run: int) -> StepInputs:
+        """One of the runs that :meth:`of_runs` put together."""
+        rows = tuple(part[run] for part in self.rows) if isinstance(self.rows, tuple) else self.rows[run]
+        return StepInputs(rows, self.latents[run], None if self.indices is None else self.indices[run], self.time)
 
     def add_to_rows(self, per_row: Float[Tensor, "*stops N"], terms: Float[Tensor, "*stops batch"]) -> None:
         """Add the batch's terms to the rows they belong to, in place."""
@@ -42,6 +70,12 @@ class StepInputs(NamedTuple):
             per_row += terms
         else:
             per_row.index_add_(-1, self.indices, terms.to(per_row.dtype))
+
+
+def _stacked(rows: list[Rows]) -> Rows:
+    if isinstance(rows[0], Tensor):
+        return torch.stack(rows)
+    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

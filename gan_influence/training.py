@@ -205,7 +205,6 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
     parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
     steps = sorted({begun.first, min(begun.first + 1, last), (begun.first + last) // 2, max(last - 1, 0)})
     batches = [part for t in steps for part in begun.schedule(t) if part is not None]
-    constants = [value for player in begun.game.players for value in player.module.state_dict().values()]
     return {
         "steps": f"{begun.first} to {last}",
         "every": str(every),
@@ -213,7 +212,7 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "weights": digest(begun.weights),
         "initial state": digest(begun.state()),
         "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
-        "constants": digest(*constants),
+        "constants": digest(*begun.game.constants()),
         "loss": _named(begun.game.loss),
         "l2": str(begun.game.l2),
         "optimizer": "; ".join(map(_named, begun.updates.pair)),

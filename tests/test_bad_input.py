@@ -444,7 +444,7 @@ def test_divergence_names_the_step_and_the_player(steps):
         gi.DivergenceError, match=rf"step {step}: the discriminator's parameters .*learning rate"
     ) as caught:
         balanced().train(steps, weights=torch.tensor([0.0, 1.0]))
-    assert (caught.value.step, caught.value.player, caught.value.model) == (step, "discriminator", None)
+    assert (caught.value.step, caught.value.player, caught.value.model) == (step, "discriminator", ())
 
 
 def test_divergence_names_the_last_finite_losses_though_those_of_its_own_step_overflowed():
