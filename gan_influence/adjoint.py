@@ -25,7 +25,7 @@ from gan_influence.optim import Phase, Updates
 from gan_influence.recording import PullBack, RecordedLinearisation
 from gan_influence.steps import as_rows
 
-__all__ = ["FieldGraph", "Sweep", "linearise"]
+__all__ = ["FieldGraph", "Linearised", "linearise"]
 
 
 class FieldGraph:
@@ -134,8 +134,8 @@ def _pull_back(
     return cotangent, terms
 
 
-class Sweep:
-    """:func:`linearise` for the steps of a run, recorded where they repeat."""
+class Linearised:
+    """:func:`linearise` at any step of a run, recorded where steps repeat."""
 
     def __init__(self, game: Game, updates: Updates, damping: float):
         self._game, self._updates, self._damping = game, updates, damping

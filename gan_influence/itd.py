@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.adjoint import Sweep
+from gan_influence.adjoint import Linearised
 from gan_influence.checkpoint import DamagedFileError, Folder, digest
 from gan_influence.checks import is_real
 from gan_influence.metrics.metric import Metric, metric_gradients
@@ -58,79 +58,89 @@ def itd(
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)
 
-    order = sorted(range(len(stops)), key=lambda k: -stops[k])  # the sweep meets the latest stop first
-    stops = [stops[k] for k in order]
-    cotangent = trace.weights.new_zeros(len(stops), *trace.state().shape)
-    seen = torch.stack([trace.seen(stop) for stop in stops])
-    cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)
-    scores = torch.zeros(len(stops), trace.size, dtype=torch.float64, device=trace.weights.device)
-    for t, inputs, pull_back in _linearised(trace, damping, start, stops, cotangent, scores, progress):
-        running = _running(stops, t)
-        cotangent[running], rows = pull_back(cotangent[running])
-        inputs.add_to_rows(scores[running], -inputs.of_batch(trace.weights) * rows)
-
-    scores = scores[torch.tensor(order).argsort()].to(trace.weights.dtype)
+    order = sorted(range(len(stops)), key=lambda k: -stops[k])
+    sweep = _Sweep(trace, metric, damping, start, [stops[k] for k in order])
+    with tqdm(total=sweep.down_to - start, desc="itd", unit="step", disable=not progress) as bar:
+        for begin, end in trace.segments(start, sweep.down_to):
+            sweep.through(begin, end, bar)
+    scores = sweep.finished()[torch.tensor(order).argsort()].to(trace.weights.dtype)
     return scores[0] if at is None else scores
 
 
-def _running(stops: list[int], t: int) -> int | slice:
-    """Which of the stops, latest first, come after step ``t``; a stack of one costs more than none."""
-    active = sum(stop > t for stop in stops)
-    return 0 if active == 1 else slice(active)
+class _Sweep:
+    """The reverse sweep over a run, from its latest stop down to ``start``.
 
+    With checkpoints in a folder it keeps its own state there after each segment, and goes on from there.
 
-def _linearised(
-    trace: Trace, damping: float, start: int, stops: list[int], cotangent: Tensor, scores: Tensor, progress: bool
-) -> Iterator[tuple[int, StepInputs, PullBack]]:
-    """Each step's pull-back, last step first. With checkpoints in a folder the sweep's own state is kept there too.
-
-    ``cotangent`` and ``scores`` are the sweep's state: read after each segment, and set where it is resumed.
+    Attributes:
+        cotangent: ``(stops, rows, d)``, of the state after step ``down_to``; the latest stop first.
+        scores: ``(stops, N)``, in float64, so far.
+        down_to: the step down to which it has come.
     """
-    sweep, done = Sweep(trace.game, trace.updates, damping), stops[0]
-    folder = trace.history.folder
-    name = f"sweep-{digest(torch.tensor([start, *stops]), torch.tensor(damping), cotangent)}.pt"
-    if folder is not None:
-        done = _resume(folder, name, cotangent, scores, done)
 
-    def linearised(t: int, state: Tensor) -> tuple[StepInputs, Tensor, PullBack]:
-        inputs = trace.inputs(t)
-        shape = cotangent[_running(stops, t)].shape
-        return inputs, *sweep(t, state, step_inputs(inputs, trace.weights), shape)
+    def __init__(self, trace: Trace, metric: Metric, damping: float, start: int, stops: list[int]):
+        self.trace, self.stops, self.down_to = trace, stops, stops[0]
+        self._linearise = Linearised(trace.game, trace.updates, damping)
+        self.cotangent = trace.weights.new_zeros(len(stops), *trace.state().shape)
+        seen = torch.stack([trace.seen(stop) for stop in stops])
+        self.cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)
+        self.scores = torch.zeros(len(stops), trace.size, dtype=torch.float64, device=trace.weights.device)
+        self._folder = trace.history.folder
+        self._name = f"sweep-{digest(torch.tensor([start, *stops]), torch.tensor(damping), self.cotangent)}.pt"
+        if self._folder is not None and (self._folder.path / self._name).exists():
+            self._resume(self._folder)
 
-    with tqdm(total=stops[0] - start, initial=stops[0] - done, desc="itd", unit="step", disable=not progress) as bar:
-        for begin, end in trace.segments(start, done):
-            if trace.keep_graphs:
-                state, passed = trace.state(begin), []
-                for t in range(begin, end):
-                    inputs, state, pull_back = linearised(t, state)
-                    passed.append((t, inputs, pull_back))
-                trace.check_replay(end, state)
-                while passed:
-                    yield passed.pop()
-                    bar.update()
-            else:
-                for t in reversed(range(begin, end)):
-                    inputs, _, pull_back = linearised(t, trace.state(t))
-                    yield t, inputs, pull_back
-                    bar.update()
-            if folder is not None:
-                folder.write(name, {"done": begin, "cotangent": cotangent, "scores": scores})
-    if folder is not None:
-        folder.remove(name)
+    def through(self, begin: int, end: int, bar: tqdm) -> None:
+        """The steps from ``end`` down to ``begin``, a segment of the run."""
+        for t, inputs, pull_back in self._kept(begin, end) if self.trace.keep_graphs else self._replayed(begin, end):
+            running = self._running(t)
+            self.cotangent[running], rows = pull_back(self.cotangent[running])
+            inputs.add_to_rows(self.scores[running], -inputs.of_batch(self.trace.weights) * rows)
+            bar.update()
+        if self._folder is not None:
+            self._folder.write(self._name, {"down_to": begin, "cotangent": self.cotangent, "scores": self.scores})
 
+    def finished(self) -> Float[Tensor, "stops N"]:
+        """The scores; the sweep's own state in the folder is no longer needed."""
+        if self._folder is not None:
+            self._folder.remove(self._name)
+        return self.scores
 
-def _resume(folder: Folder, name: str, cotangent: Tensor, scores: Tensor, latest: int) -> int:
-    """Set the sweep's state to what a killed sweep left, if one did; the step down to which it had come."""
-    if not (folder.path / name).exists():
-        return latest
-    try:
-        left = folder.read(name)
-    except DamagedFileError as error:
-        warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=4)
-        return latest
-    cotangent.copy_(left["cotangent"])
-    scores.copy_(left["scores"])
-    return int(left["done"])
+    def _running(self, t: int) -> int | slice:
+        """Which of the stops come after step ``t``; a stack of one costs more than none."""
+        active = sum(stop > t for stop in self.stops)
+        return 0 if active == 1 else slice(active)
+
+    def _at(self, t: int, state: Tensor) -> tuple[StepInputs, Tensor, PullBack]:
+        inputs = self.trace.inputs(t)
+        shape = self.cotangent[self._running(t)].shape
+        return inputs, *self._linearise(t, state, step_inputs(inputs, self.trace.weights), shape)
+
+    def _replayed(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
+        """Each step linearised where the sweep needs it, at its remembered or replayed state."""
+        for t in reversed(range(begin, end)):
+            inputs, _, pull_back = self._at(t, self.trace.state(t))
+            yield t, inputs, pull_back
+
+    def _kept(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
+        """All steps linearised in one go, each leading to the state of the next: the replay costs nothing extra."""
+        state, passed = self.trace.state(begin), []
+        for t in range(begin, end):
+            inputs, state, pull_back = self._at(t, state)
+            passed.append((t, inputs, pull_back))
+        self.trace.check_replay(end, state)
+        while passed:
+            yield passed.pop()
+
+    def _resume(self, folder: Folder) -> None:
+        try:
+            left = folder.read(self._name)
+        except DamagedFileError as error:
+            warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=4)
+            return
+        self.cotangent.copy_(left["cotangent"])
+        self.scores.copy_(left["scores"])
+        self.down_to = int(left["down_to"])
 
 
 def check_damping(damping: float) -> None:
