@@ -15,7 +15,7 @@ Example:
     torch.Size([50])
 """
 
-from gan_influence import datasets, losses, metrics, models
+from gan_influence import baselines, datasets, losses, metrics, models
 from gan_influence.aid import ConvergenceError, aid
 from gan_influence.checkpoint import Checkpoint
 from gan_influence.counterfactual import counterfactual, counterfactuals
@@ -45,6 +45,7 @@ __all__ = [
     "RMSProp",
     "Trace",
     "aid",
+    "baselines",
     "counterfactual",
     "counterfactuals",
     "datasets",

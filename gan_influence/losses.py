@@ -135,7 +135,7 @@ def resolve(loss: object) -> Loss:
 
 
 def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return 0.5 * (outputs - targets.view_as(outputs)).square().flatten(1).sum(1)
+    return 0.5 * (outputs - targets.view_as(outputs)).square().reshape(len(outputs), -1).sum(1)
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 ONE_PLAYER_LOSSES: dict[str, PairCost] = {
-    # |f(x) - y|^2 / 2; outputs (n, k) or (n, 1), targets of as many numbers.
+    # |f(x) - y|^2 / 2; outputs (n,) or (n, k), targets of as many numbers.
     "squared_error": _squared_error,
     # -log softmax(f(x))_y; outputs (n, classes), targets (n,) class indices.
     "cross_entropy": _cross_entropy,

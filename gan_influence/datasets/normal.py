@@ -1,4 +1,4 @@
-"""One-dimensional normal data, clean and contaminated."""
+"""Normal data in one and two dimensions, clean and contaminated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["contaminated_normal_1d", "normal_1d"]
+__all__ = ["contaminated_normal_1d", "normal_1d", "normal_2d"]
 
 
 def normal_1d(n: int, mean: float = 1.0, variance: float = 1.0, *, seed: int) -> Float[Tensor, "n 1"]:
@@ -19,6 +19,17 @@ def normal_1d(n: int, mean: float = 1.0, variance: float = 1.0, *, seed: int) ->
     """
     _check(n, variance)
     return mean + math.sqrt(variance) * _standard(n, _generator(seed))
+
+
+def normal_2d(n: int, *, seed: int) -> Float[Tensor, "n 2"]:
+    """``n`` rows from N((1, 1), ((1, .8), (.8, 1))), float64: the 2D-Normal data of ICLR C.2.
+
+    Raises:
+        ValueError: ``n < 1``.
+    """
+    _check_size(n)
+    cholesky = torch.tensor([[1.0, 0.0], [0.8, 0.6]], dtype=torch.float64)
+    return 1 + _standard(n, _generator(seed), 2) @ cholesky.T
 
 
 def contaminated_normal_1d(
@@ -63,12 +74,16 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _standard(n: int, random: torch.Generator) -> Float[Tensor, "n 1"]:
-    return torch.randn(n, 1, generator=random, dtype=torch.float64)
+def _standard(n: int, random: torch.Generator, dimension: int = 1) -> Float[Tensor, "n dimension"]:
+    return torch.randn(n, dimension, generator=random, dtype=torch.float64)
 
 
 def _check(n: int, variance: float) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a whole number >= 1, got {n!r}")
+    _check_size(n)
     if not 0 <= variance < math.inf:
         raise ValueError(f"a variance must be a finite number >= 0, got {variance!r}")
+
+
+def _check_size(n: int) -> None:
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a whole number >= 1, got {n!r}")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from gan_influence.checks import is_real
 from gan_influence.game import Players
+from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.log_sums import mean_log_sum
 from gan_influence.trace import Trace
 
 __all__ = ["AverageLogLikelihood"]
@@ -23,6 +25,8 @@ class AverageLogLikelihood:
         E = (1/n) sum_i log [ (1/K) sum_k (2 pi h^2)^(-d/2) exp( -|x_i - g_k|^2 / (2 h^2) ) ]
 
     The same number as ``sklearn.neighbors.KernelDensity(bandwidth=h).fit(generated).score(reference) / n``.
+
+    Kernels that are too many to be held at once (n K > 2^22) are evaluated block by block.
 
     Args:
         reference: rows to be explained, ``(n, *instance_shape)``; each is flattened to d numbers.
@@ -48,17 +52,7 @@ class AverageLogLikelihood:
         latents: Float[Tensor, "K *latent"],
         bandwidth: float = 1.0,
     ):
-        for name, rows in (("reference", reference), ("latents", latents)):
-            if not isinstance(rows, Tensor) or not rows.is_floating_point():
-                raise TypeError(
-                    f"{name} must be a floating-point tensor, got {getattr(rows, 'dtype', type(rows).__name__)}"
-                )
-            if rows.ndim == 0 or len(rows) == 0:
-                raise ValueError(f"{name} must hold at least one row, got shape {tuple(rows.shape)}")
-            if not rows.isfinite().all():
-                raise ValueError(f"{name} contains NaN or infinity")
-        if reference.dtype != latents.dtype:
-            raise TypeError(f"reference is {reference.dtype}, but latents are {latents.dtype}: convert one of them")
+        check_reference_and_latents(reference, latents)
         if not is_real(bandwidth) or bandwidth <= 0:
             raise ValueError(f"bandwidth must be a finite number above 0, got {bandwidth!r}")
         flat = reference.detach().reshape(len(reference), -1)
@@ -74,11 +68,7 @@ class AverageLogLikelihood:
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable."""
-        if self.latents.dtype != players.phi.dtype:
-            raise TypeError(
-                f"the generator's parameters are {players.phi.dtype}, but the metric's latents and reference are "
-                f"{self.latents.dtype}: convert one of them"
-            )
+        check_generator("AverageLogLikelihood", players, self.latents.dtype)
         generated = players.generate(self.latents).reshape(len(self.latents), -1)
         reference = self.centered.to(generated.device)
         if generated.shape[1] != reference.shape[1]:
@@ -87,10 +77,6 @@ class AverageLogLikelihood:
                 f"but the metric's reference has {reference.shape[1]}"
             )
         generated = generated - self.center.to(generated.device)
-        precision = 1 / self.bandwidth**2
-        exponents = precision * (
-            reference @ generated.T - 0.5 * reference.square().sum(1, keepdim=True) - 0.5 * generated.square().sum(1)
-        )
         dimension = reference.shape[1]
         normaliser = math.log(len(generated)) + 0.5 * dimension * math.log(2 * math.pi * self.bandwidth**2)
-        return exponents.logsumexp(1).mean() - normaliser
+        return mean_log_sum(reference, generated, 1 / self.bandwidth**2) - normaliser

@@ -1,0 +1,63 @@
+"""The discriminator's expected loss on rows and latents of its own: a baseline that sees both players."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gan_influence.game import Players
+from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.trace import Trace
+
+__all__ = ["DiscriminatorLoss"]
+
+
+class DiscriminatorLoss:
+    """``L_D`` without its regulariser, away from the training rows (ICLR 5.2): smaller is better, in the loss's units::
+
+        E = (1/n) sum_i real(D(psi, x'_i)) + (1/K) sum_k fake(D(psi, G(phi, z'_k)))
+
+    A baseline: the loss measures the discriminator, so that a row's influence on it need not tell what the row does to
+    the generator. Rows of negative score (their removal lowers the loss) count as harmful, most harmful first:
+    ``scores.argsort()[:n_h]``.
+
+    Args:
+        reference: real rows x', ``(n, *instance_shape)``, apart from those of training.
+        latents: z', ``(K, *latent_shape)``, apart from those of training.
+
+    Raises:
+        TypeError: reference or latents are not floating-point tensors of one data type.
+        ValueError: one of them is empty or not finite.
+
+    Example:
+        >>> import gan_influence as gi
+        >>> game = gi.Game(*gi.models.lqgan(quadratic=0.0, linear=0.0))  # every logit is 0
+        >>> rows = torch.zeros(5, 1).double()
+        >>> trace = gi.train(game, rows, gi.FullBatch(rows), 0, gi.SGD(0.1))
+        >>> round(float(gi.metrics.DiscriminatorLoss(rows, rows)(trace)), 6)  # 2 log 2
+        1.386294
+    """
+
+    def __init__(self, reference: Float[Tensor, "n *instance"], latents: Float[Tensor, "K *latent"]):
+        check_reference_and_latents(reference, latents)
+        self.reference = reference.detach().clone()
+        self.latents = latents.detach().clone()
+
+    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
+        """The metric at the end of the run."""
+        with torch.no_grad():
+            return self.value(trace.players())
+
+    def value(self, players: Players) -> Float[Tensor, ""]:
+        """The metric at these players, differentiable in both."""
+        check_generator("DiscriminatorLoss", players, self.latents.dtype)
+        generated = players.generate(self.latents)
+        if generated.shape[1:] != self.reference.shape[1:]:
+            raise ValueError(
+                f"the generator makes rows of shape {tuple(generated.shape[1:])}, "
+                f"but the metric's reference has rows of shape {tuple(self.reference.shape[1:])}"
+            )
+        loss = players.game.loss
+        real, fake = players.discriminate(self.reference), players.discriminate(generated)
+        return loss.real(real).mean() + loss.fake(fake).mean()
