@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from reports.data import VARIABLE, ensure_files, use_data_folder
 from reports.experiments import EXPERIMENTS
 from reports.provenance import program, resolve_device
 from reports.store import ensure_writable
@@ -27,10 +28,16 @@ def main() -> int:
     from reports.runner import run
 
     ensure_writable(arguments.out)
+    use_data_folder(arguments.data)
+    names = arguments.experiments or list(EXPERIMENTS)
+    for name in names:
+        preset = EXPERIMENTS[name].presets[arguments.preset]
+        seeds = range(arguments.seeds or preset.seeds)
+        ensure_files(EXPERIMENTS[name].files(preset.settings, seeds), f"{name} at --preset {arguments.preset}")
     device = resolve_device(arguments.device)
     results = {}
     try:
-        for name in arguments.experiments or EXPERIMENTS:
+        for name in names:
             experiment = EXPERIMENTS[name]
             results[name] = run(
                 experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports")
@@ -59,11 +66,20 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("smoke", "standard", "paper"),
         default="standard",
-        help="smoke: small; standard: the paper's settings, few seeds; paper: all seeds (default: %(default)s)",
+        help=(
+            "smoke: small; standard: few seeds, and less work a seed where the paper's takes long; paper: the paper's "
+            "settings and all seeds (default: %(default)s)"
+        ),
     )
     parser.add_argument("--seeds", type=_count, metavar="K", help="how many seeds, 0 ... K-1, instead of the preset's")
     parser.add_argument(
         "--out", type=Path, default=Path("out/reports"), metavar="DIR", help="where to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help=f"the folder with the data files that some presets need (default: the environment variable {VARIABLE})",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)"

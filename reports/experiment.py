@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["Experiment", "Preset", "Quantity", "digest"]
+__all__ = ["RANDOM_ORDER", "Baseline", "Drawing", "Experiment", "Preset", "Quantity", "digest", "no_files"]
 
 Settings = dict[str, Any]
 Values = dict[str, dict[str, dict[str, float | None]]]  # quantity -> row -> column -> value
@@ -24,14 +24,55 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What cells are tested to exceed: how it is called, and its value given the settings."""
+
+    name: str
+    value: Callable[[Settings], float]
+
+
+RANDOM_ORDER = Baseline("random order", lambda settings: 0.0)
+
+
+@dataclass(frozen=True)
 class Quantity:
-    """One measured table: how it is called, averaged over seeds and printed (``decimals=None``: with an exponent)."""
+    """One measured table.
+
+    Attributes:
+        table, caption: how it is called, and what its cells hold.
+        decimals: to print; ``None`` prints two digits and an exponent.
+        center: of the seeds.
+        spread: of the seeds: 10 % and 90 % percentiles, or the standard deviation.
+        above: what each cell is tested to exceed, one-sided over seeds.
+        signed: print a plus sign too, as papers do for changes.
+        rows, columns, column_heading: where they are not the experiment's.
+    """
 
     table: str
     caption: str
     decimals: int | None
-    center: str = "mean"
-    test_above_zero: bool = False
+    center: Literal["mean", "median"] = "mean"
+    spread: Literal["percentiles", "std"] = "percentiles"
+    above: Baseline | None = None
+    signed: bool = False
+    rows: Callable[[Settings], Sequence[str]] | None = None
+    columns: Callable[[Settings], Sequence[str]] | None = None
+    column_heading: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: its file's name, its caption, and ``draw(figure, summary)`` into a matplotlib figure of this size."""
+
+    name: str
+    caption: str
+    draw: Callable[..., None]
+    size: tuple[float, float] = (10, 4.4)
+
+
+def no_files(settings: Settings, seeds: Sequence[int]) -> list[str]:
+    """The data files of an experiment that draws all of its rows."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -41,23 +82,24 @@ class Experiment:
     Attributes:
         name: as on the command line.
         title, source, description: what the report says of it.
-        caption: of its figure.
         presets: ``smoke``, ``standard`` and ``paper``.
         quantities: the tables it fills.
         rows, columns: of these tables, as the paper prints them, given the settings.
         row_heading, column_heading: what they are.
         units: names of the pieces of work that make up one seed; each is stored by itself.
-        run_unit: ``(settings, seed, unit, device) -> record``, a JSON object.
+        run_unit: ``(settings, seed, unit, device) -> record``, a JSON object. What a record holds under ``data`` (a
+            digest of the training rows) and ``pictures`` (what figures need beyond values) goes into the seed's run.
         combine: ``(settings, {unit: record}) -> values``, as ``values[quantity][row][column]``.
-        draw: draws the result's figure into a matplotlib figure, given a summary (see :mod:`reports.summary`).
+        figures: the result's figures, the first being the report's main one; they are drawn from a summary (see
+            :mod:`reports.summary`).
         findings: sentences on what the numbers say, each computed from the summary.
+        files: ``(settings, seeds) -> paths`` of the files it reads, relative to the data folder.
     """
 
     name: str
     title: str
     source: str
     description: str
-    caption: str
     presets: dict[str, Preset]
     quantities: tuple[Quantity, ...]
     rows: Callable[[Settings], Sequence[str]]
@@ -67,8 +109,9 @@ class Experiment:
     units: Callable[[Settings], Sequence[str]]
     run_unit: Callable[[Settings, int, str, str], dict[str, Any]]
     combine: Callable[[Settings, dict[str, dict[str, Any]]], Values]
-    draw: Callable[..., None]
+    figures: tuple[Drawing, ...]
     findings: Callable[..., list[str]]
+    files: Callable[[Settings, Sequence[int]], Sequence[str]] = no_files
 
 
 def digest(settings: Settings) -> str:

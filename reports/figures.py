@@ -15,25 +15,25 @@ from matplotlib.figure import Figure
 from reports.summary import Summary
 
 if TYPE_CHECKING:
-    from reports.experiment import Experiment
+    from reports.experiment import Drawing
 
 __all__ = ["STYLE", "as_svg", "svg_element", "write_figure"]
 
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
 
 
-def write_figure(experiment: Experiment, summary: Summary, folder: Path) -> None:
-    """``figure.png`` and ``figure.pdf`` in ``folder``."""
+def write_figure(drawing: Drawing, summary: Summary, folder: Path) -> None:
+    """``NAME.png`` and ``NAME.pdf`` in ``folder``."""
     with matplotlib.rc_context(STYLE):
-        figure = _draw(experiment, summary)
-        figure.savefig(folder / "figure.png", dpi=200)
-        figure.savefig(folder / "figure.pdf", metadata={"CreationDate": None})
+        figure = _draw(drawing, summary)
+        figure.savefig(folder / f"{drawing.name}.png", dpi=200)
+        figure.savefig(folder / f"{drawing.name}.pdf", metadata={"CreationDate": None})
 
 
-def as_svg(experiment: Experiment, summary: Summary) -> str:
+def as_svg(drawing: Drawing, summary: Summary) -> str:
     """The same figure as an SVG element, for a page that needs no other file."""
     with matplotlib.rc_context(STYLE):
-        return svg_element(_draw(experiment, summary))
+        return svg_element(_draw(drawing, summary))
 
 
 def svg_element(figure: Figure, **options: Any) -> str:
@@ -44,7 +44,9 @@ def svg_element(figure: Figure, **options: Any) -> str:
     return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 
-def _draw(experiment: Experiment, summary: Summary) -> Figure:
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    experiment.draw(figure, summary)
+def _draw(drawing: Drawing, summary: Summary) -> Figure:
+    figure = Figure(figsize=drawing.size, layout="constrained")
+    drawing.draw(figure, summary)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, not once a format
     return figure

@@ -10,13 +10,24 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports.experiment import Experiment
+from reports.experiment import Experiment, Quantity
 from reports.experiments import EXPERIMENTS
 from reports.figures import as_svg, write_figure
 from reports.statistics import VERDICT_RULE
 from reports.store import write_text
 from reports.summary import Summary
-from reports.tables import as_csv, as_latex, as_markdown, number, significant, spread
+from reports.tables import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    measured,
+    number,
+    printed,
+    reading_note,
+    significance_note,
+    significant,
+    spread,
+)
 
 __all__ = ["committed_result", "write_experiment", "write_page"]
 
@@ -31,13 +42,14 @@ def committed_result(name: str) -> dict[str, Any] | None:
 
 
 def write_experiment(experiment: Experiment, result: dict[str, Any], folder: Path) -> None:
-    """``table.csv``, ``table.md``, ``table.tex``, ``figure.png`` and ``figure.pdf`` of one result."""
+    """``table.csv``, ``table.md``, ``table.tex`` and the figures, as PNG and PDF, of one result."""
     summary = Summary(experiment, result)
     cells = result["cells"]
     write_text(folder / "table.csv", as_csv(summary, cells))
     write_text(folder / "table.md", as_markdown(summary, cells))
     write_text(folder / "table.tex", as_latex(summary, cells))
-    write_figure(experiment, summary, folder)
+    for drawing in experiment.figures:
+        write_figure(drawing, summary, folder)
 
 
 def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
@@ -64,17 +76,7 @@ def _section(experiment: Experiment, result: dict[str, Any] | None) -> dict[str,
 
 def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict[str, Any]:
     summary = Summary(experiment, result)
-    at = {(cell["table"], cell["row"], cell["column"]): cell for cell in result["cells"]}
-    tables = [
-        {
-            "quantity": quantity,
-            "lines": [
-                (row, [_shown(at[quantity.table, row, column], quantity.decimals) for column in summary.columns])
-                for row in summary.rows
-            ],
-        }
-        for quantity in experiment.quantities
-    ]
+    tables = [_table(quantity, result["cells"], summary) for quantity in experiment.quantities]
     verdicts: dict[str, int] = {}
     for cell in result["cells"]:
         if cell["verdict"]:
@@ -82,25 +84,46 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
     return {
         "heading": heading,
         "result": result,
-        "columns": summary.columns,
         "seeds": summary.wanted,
         "tables": tables,
         "verdicts": verdicts,
-        "differing": [cell for cell in result["cells"] if cell["verdict"] == "differs"],
+        "differing": [
+            shown for table in tables for _, line in table["lines"] for shown in line if shown["verdict"] == "differs"
+        ],
+        "reading": reading_note(summary),
         "diverged": summary.diverged,
         "findings": experiment.findings(summary) if summary.runs else [],
-        "figure": Markup(as_svg(experiment, summary)) if summary.runs else "",
+        "figures": [
+            (Markup(as_svg(drawing, summary)), drawing.caption) for drawing in experiment.figures if summary.runs
+        ],
     }
 
 
-def _shown(cell: dict[str, Any], decimals: int | None) -> dict[str, Any]:
-    finer = None if decimals is None else decimals + 1
+def _table(quantity: Quantity, cells: list[dict[str, Any]], summary: Summary) -> dict[str, Any]:
+    own = {(cell["row"], cell["column"]): cell for cell in cells if cell["table"] == quantity.table}
+    columns = summary.columns_of(quantity)
+    return {
+        "quantity": quantity,
+        "columns": columns,
+        "column_heading": summary.column_heading_of(quantity),
+        "bold": significance_note(quantity),
+        "published": any(cell["published"] is not None for cell in own.values()),
+        "lines": [
+            (row, [_shown(own[row, column], quantity, summary) for column in columns])
+            for row in summary.rows_of(quantity)
+        ],
+    }
+
+
+def _shown(cell: dict[str, Any], quantity: Quantity, summary: Summary) -> dict[str, Any]:
+    finer = None if quantity.decimals is None else quantity.decimals + 1
     return {
         **cell,
-        "shown": number(cell["measured"], decimals),
-        "spread": spread(cell, "", decimals),
-        "printed": number(cell["published"], decimals),
-        "printed_spread": spread(cell, "published_", decimals),
+        "shown": measured(cell, quantity),
+        "spread": spread(cell, "", quantity),
+        "printed": printed(cell, quantity, summary),
+        "printed_spread": spread(cell, "published_", quantity),
+        "column_heading": summary.column_heading_of(quantity),
         "significant": significant(cell),
         "interval": "" if cell["low"] is None else f"[{number(cell['low'], finer)}, {number(cell['high'], finer)}]",
     }

@@ -110,6 +110,9 @@ def _run_seeds(
 def _combine(experiment: Experiment, settings: Settings, seed: int, records: dict[str, Any]) -> dict[str, Any]:
     run: dict[str, Any] = {"seed": seed, "seconds": round(sum(record["seconds"] for record in records.values()), 1)}
     run["data"] = next((record["data"] for record in records.values() if "data" in record), None)
+    for record in records.values():
+        if "pictures" in record:
+            run["pictures"] = record["pictures"]
     diverged = [record["diverged"] for record in records.values() if "diverged" in record]
     return {**run, "diverged": diverged[0]} if diverged else {**run, "values": experiment.combine(settings, records)}
 

@@ -9,49 +9,98 @@ from typing import Any
 from reports.experiment import Quantity
 from reports.summary import Summary
 
-__all__ = ["as_csv", "as_latex", "as_markdown", "number", "significant", "spread"]
+__all__ = [
+    "as_csv",
+    "as_latex",
+    "as_markdown",
+    "measured",
+    "number",
+    "printed",
+    "reading_note",
+    "significance_note",
+    "significant",
+    "spread",
+]
 
 
-def number(value: float | None, decimals: int | None) -> str:
-    """A value with so many decimals, or with two digits and an exponent; an en dash where there is none."""
+def number(value: float | None, decimals: int | None, sign: str = "") -> str:
+    """A value with so many decimals, or with two digits and an exponent; an en dash where there is none.
+
+    ``sign="+"`` prints a plus sign too.
+    """
     if value is None:
         return "–"
-    return f"{value:.1e}" if decimals is None else f"{value:.{decimals}f}"
+    return f"{value:{sign}.1e}" if decimals is None else f"{value:{sign}.{decimals}f}"
 
 
-def spread(cell: dict[str, Any], prefix: str, decimals: int | None) -> str:
-    """``(10 %) (90 %)``, or nothing."""
-    low, high = cell[f"{prefix}p10"], cell[f"{prefix}p90"]
-    return "" if low is None else f"({number(low, decimals)}) ({number(high, decimals)})"
+def measured(cell: dict[str, Any], quantity: Quantity) -> str:
+    return number(cell["measured"], quantity.decimals, "+" if quantity.signed else "")
+
+
+def printed(cell: dict[str, Any], quantity: Quantity, summary: Summary) -> str:
+    """The published value, marked with ≈ where it is read off a figure."""
+    approximately = "≈" if summary.published.reading_error is not None and cell["published"] is not None else ""
+    return approximately + number(cell["published"], quantity.decimals, "+" if quantity.signed else "")
+
+
+def spread(cell: dict[str, Any], prefix: str, quantity: Quantity) -> str:
+    """``(10 %) (90 %)`` or ``(standard deviation)``, or nothing."""
+    names = ("std",) if quantity.spread == "std" else ("p10", "p90")
+    values = [cell[f"{prefix}{name}"] for name in names]
+    return "" if None in values else " ".join(f"({number(value, quantity.decimals)})" for value in values)
+
+
+def significant(cell: dict[str, Any]) -> bool:
+    return cell["p_value"] is not None and cell["p_value"] < 0.05
+
+
+def significance_note(quantity: Quantity) -> str:
+    """What bold means in this table, if anything."""
+    if quantity.above is None:
+        return ""
+    return f"Bold: above {quantity.above.name}, one-sided t-test over seeds, p < .05."
+
+
+def reading_note(summary: Summary) -> str:
+    """Where the published values come from, if they are not printed as numbers."""
+    error = summary.published.reading_error
+    return "" if error is None else f"Published values (≈) are read off the figure, ± {error:g}: none are printed."
 
 
 def as_csv(summary: Summary, cells: list[dict[str, Any]]) -> str:
     """Three lines an estimator: measured, published, verdict; a column for each of the paper's."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "row", "line", *summary.columns])
+    published = "published" if summary.published.reading_error is None else "published (read off the figure)"
+    columns: list[str] = []
     for quantity, row, line in _lines(summary, cells):
-        d = quantity.decimals
+        if columns != summary.columns_of(quantity):
+            columns = summary.columns_of(quantity)
+            writer.writerow(["table", "row", "line", *columns])
         writer.writerow(
-            [quantity.table, row, "measured", *(f"{number(c['measured'], d)} {spread(c, '', d)}" for c in line)]
+            [quantity.table, row, "measured", *(f"{measured(c, quantity)} {spread(c, '', quantity)}" for c in line)]
         )
         if any(c["published"] is not None for c in line):
-            printed = [f"{number(c['published'], d)} {spread(c, 'published_', d)}".strip() for c in line]
-            writer.writerow([quantity.table, row, "published", *printed])
+            beside = [f"{printed(c, quantity, summary)} {spread(c, 'published_', quantity)}".strip() for c in line]
+            writer.writerow([quantity.table, row, published, *beside])
             writer.writerow([quantity.table, row, "verdict", *(c["verdict"] for c in line)])
     return stream.getvalue()
 
 
 def as_markdown(summary: Summary, cells: list[dict[str, Any]]) -> str:
-    """One Markdown table a quantity; bold where significantly above random order, the printed mean after a slash."""
+    """One Markdown table a quantity; bold where significant, the published mean after a slash."""
     text = []
     for quantity in summary.experiment.quantities:
-        text.append(f"**{quantity.table}.** {quantity.caption}. {summary.experiment.column_heading} runs across.\n")
-        text.append(f"| {summary.experiment.row_heading} | " + " | ".join(summary.columns) + " |")
-        text.append("|---" * (1 + len(summary.columns)) + "|")
+        columns, heading = summary.columns_of(quantity), summary.column_heading_of(quantity)
+        notes = [significance_note(quantity), reading_note(summary) if _published(cells, quantity) else ""]
+        text.append(
+            " ".join([f"**{quantity.table}.** {quantity.caption}. {heading} runs across.", *filter(None, notes)])
+        )
+        text.append(f"\n| {summary.experiment.row_heading} | " + " | ".join(columns) + " |")
+        text.append("|---" * (1 + len(columns)) + "|")
         for of, row, line in _lines(summary, cells):
             if of is quantity:
-                text.append(f"| {row} | " + " | ".join(_markdown_cell(cell, quantity) for cell in line) + " |")
+                text.append(f"| {row} | " + " | ".join(_markdown_cell(cell, quantity, summary) for cell in line) + " |")
         text.append("")
     return "\n".join(text)
 
@@ -59,24 +108,25 @@ def as_markdown(summary: Summary, cells: list[dict[str, Any]]) -> str:
 def as_latex(summary: Summary, cells: list[dict[str, Any]]) -> str:
     """One booktabs table a quantity, to be included as it is (needs ``booktabs``)."""
     text = []
+    beside = "as printed" if summary.published.reading_error is None else "read off the figure"
     for quantity in summary.experiment.quantities:
+        columns = summary.columns_of(quantity)
         text += [
             r"\begin{table}",
             r"\centering\small",
             rf"\caption{{{_escape(quantity.caption)}.}}",
-            rf"\begin{{tabular}}{{l{'r' * len(summary.columns)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
             r"\toprule",
-            " & ".join([summary.experiment.row_heading, *summary.columns]) + r" \\",
+            " & ".join(_escape(name) for name in [summary.experiment.row_heading, *columns]) + r" \\",
             r"\midrule",
         ]
         for of, row, line in _lines(summary, cells):
             if of is not quantity:
                 continue
-            measured = [_latex_cell(cell, quantity) for cell in line]
-            text.append(" & ".join([_escape(row), *measured]) + r" \\")
+            text.append(" & ".join([_escape(row), *(_latex_cell(cell, quantity) for cell in line)]) + r" \\")
             if any(cell["published"] is not None for cell in line):
-                printed = [rf"\textit{{{number(cell['published'], quantity.decimals)}}}" for cell in line]
-                text.append(" & ".join([r"\quad as printed", *printed]) + r" \\")
+                values = [rf"\textit{{{_escape(printed(cell, quantity, summary))}}}" for cell in line]
+                text.append(" & ".join([rf"\quad {beside}", *values]) + r" \\")
         text += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     return "\n".join(text)
 
@@ -84,29 +134,37 @@ def as_latex(summary: Summary, cells: list[dict[str, Any]]) -> str:
 def _lines(summary: Summary, cells: list[dict[str, Any]]) -> list[tuple[Quantity, str, list[dict[str, Any]]]]:
     at = {(cell["table"], cell["row"], cell["column"]): cell for cell in cells}
     return [
-        (quantity, row, [at[quantity.table, row, column] for column in summary.columns])
+        (quantity, row, [at[quantity.table, row, column] for column in summary.columns_of(quantity)])
         for quantity in summary.experiment.quantities
-        for row in summary.rows
+        for row in summary.rows_of(quantity)
     ]
 
 
-def significant(cell: dict[str, Any]) -> bool:
-    return cell["p_value"] is not None and cell["p_value"] < 0.05
+def _published(cells: list[dict[str, Any]], quantity: Quantity) -> bool:
+    return any(cell["table"] == quantity.table and cell["published"] is not None for cell in cells)
 
 
-def _markdown_cell(cell: dict[str, Any], quantity: Quantity) -> str:
-    measured = number(cell["measured"], quantity.decimals)
-    measured = f"**{measured}**" if significant(cell) else measured
-    printed = "" if cell["published"] is None else f" / {number(cell['published'], quantity.decimals)}"
-    return f"{measured} {spread(cell, '', quantity.decimals)}{printed}"
+def _markdown_cell(cell: dict[str, Any], quantity: Quantity, summary: Summary) -> str:
+    value = measured(cell, quantity)
+    value = f"**{value}**" if significant(cell) else value
+    beside = "" if cell["published"] is None else f" / {printed(cell, quantity, summary)}"
+    return f"{value} {spread(cell, '', quantity)}{beside}"
 
 
 def _latex_cell(cell: dict[str, Any], quantity: Quantity) -> str:
-    measured = number(cell["measured"], quantity.decimals).replace("–", "--")
-    return rf"\textbf{{{measured}}}" if significant(cell) else measured
+    value = _escape(measured(cell, quantity))
+    return rf"\textbf{{{value}}}" if significant(cell) else value
 
 
 def _escape(text: str) -> str:
-    for plain, latex in (("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("|", "$|$"), (">", "$>$")):
+    for plain, latex in (
+        ("%", r"\%"),
+        ("&", r"\&"),
+        ("_", r"\_"),
+        ("|", "$|$"),
+        (">", "$>$"),
+        ("–", "--"),
+        ("≈", r"$\approx$"),
+    ):
         text = text.replace(plain, latex)
     return text

@@ -15,7 +15,7 @@ import pytest
 from reports.experiments import EXPERIMENTS
 from reports.page import committed_result
 from reports.runner import FORMAT, _resume
-from reports.statistics import bootstrap_interval, p_above_zero, verdict
+from reports.statistics import bootstrap_interval, p_above, verdict
 from reports.store import ForeignResultError, ensure_writable, read_json, set_aside, write_json
 from reports.summary import Summary, load_published
 from reports.tables import number
@@ -227,11 +227,11 @@ def test_the_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
 
 
 def test_significance_needs_two_seeds_and_a_mean_above_zero():
-    assert p_above_zero([0.5]) is None
-    assert p_above_zero([1.0, 1.0]) == 0.25
-    assert p_above_zero([0.5, 0.6, 0.55]) == 0.125
-    assert p_above_zero([0.5, 0.6, 0.55, 0.7, 0.4, 0.5, 0.6]) < 0.01
-    assert p_above_zero([-0.5, -0.6, -0.55]) > 0.99
+    assert p_above([0.5]) is None
+    assert p_above([1.0, 1.0]) == 0.25
+    assert p_above([0.5, 0.6, 0.55]) == 0.125
+    assert p_above([0.5, 0.6, 0.55, 0.7, 0.4, 0.5, 0.6]) < 0.01
+    assert p_above([-0.5, -0.6, -0.55]) > 0.99
 
 
 def test_numbers_print_as_in_the_paper():

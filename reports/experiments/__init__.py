@@ -1,11 +1,14 @@
 """The experiments, each a file that declares itself."""
 
 from reports.experiment import Experiment
+from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
+from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
 __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION)
+    experiment.name: experiment
+    for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION, FCGAN_ACCURACY, FCGAN_CLEANSING)
 }

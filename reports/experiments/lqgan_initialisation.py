@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import gan_influence as gi
-from reports.experiment import Experiment, Preset, Quantity, Settings, Values
+from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.experiments.lqgan_accuracy import PUBLISHED as TABLE_V
 from reports.experiments.lqgan_accuracy import data_digest, finite, trained
 from reports.summary import Summary, load_published
@@ -135,7 +135,6 @@ LQGAN_INITIALISATION = Experiment(
         "TNNLS states no initialisation for LQGAN. The estimates of lqgan-accuracy at small T, from several: tau of "
         "AID against ITD, which stands in for the truth (its own tau with the truth is above .99 at every T)."
     ),
-    caption="Mean tau over seeds; dotted crosses: Table V as printed.",
     presets={
         "smoke": Preset(SMOKE, seeds=2, as_published=False),
         "standard": Preset(SETTINGS, seeds=3, as_published=False),
@@ -151,6 +150,6 @@ LQGAN_INITIALISATION = Experiment(
     units=lambda settings: settings["initialisations"],
     run_unit=run_unit,
     combine=combine,
-    draw=draw,
+    figures=(Drawing("figure", "Mean tau over seeds; dotted crosses: Table V as printed.", draw),),
     findings=findings,
 )
