@@ -139,7 +139,7 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     """
     if isinstance(removed, str) or not isinstance(removed, Iterable):
         raise TypeError(f"{name} must be a list of row indices, got {removed!r}")
-    rows: list[int] = []
+    rows: dict[int, None] = {}  # a set in the order given
     for index in removed.tolist() if isinstance(removed, Tensor) else removed:
         row = index.item() if isinstance(index, Tensor | np.generic) else index
         if not is_whole(row):
@@ -148,8 +148,8 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
             raise IndexError(f"{name} contains {row}, but the data has {n_rows} rows")
         if row in rows:
             raise ValueError(f"{name} contains {row} twice: a row can be removed only once")
-        rows.append(row)
-    return rows
+        rows[row] = None
+    return list(rows)
 
 
 def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) -> Trace:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest, hypergeom, ttest_1samp
 
 __all__ = [
+    "SEEDS_TO_TELL",
     "VERDICT_RULE",
     "bootstrap_interval",
     "expected_jaccard",
@@ -23,6 +24,7 @@ __all__ = [
 RESAMPLES = 10_000
 LEVEL = 0.95
 FEWEST_SEEDS = 3
+SEEDS_TO_TELL = 5  # with fewer, p_above is never below .05
 
 VERDICT_RULE = (
     "Each measured cell has a 95 % percentile-bootstrap interval of its mean over seeds (10 000 resamples, fixed "

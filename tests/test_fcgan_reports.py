@@ -485,6 +485,8 @@ def test_findings_test_each_claim_of_fig_1():
     )
     assert "tau above 0 at every k but 20 (largest p = 0.5" in "\n".join(ACCURACY.findings(chance))
     assert "Jaccard index above 0.0538 at no k" in "\n".join(ACCURACY.findings(chance))
+    few = Summary(ACCURACY, result_of(ACCURACY, "paper", accuracy_runs(falling, seeds=4)))
+    assert "4 seeds are too few to tell: p is never below 0.062" in "\n".join(ACCURACY.findings(few))
     reduced = Summary(ACCURACY, result_of(ACCURACY, "standard", accuracy_runs(falling)))
     assert "Mean distance" not in "\n".join(ACCURACY.findings(reduced))
 
@@ -495,6 +497,8 @@ def test_findings_test_each_claim_of_cleansing():
     assert "Influence on ALL: best at n_h = 0.5k, +0.50e-2 (printed there: +0.09); 6 of 6 seeds improve" in text
     assert "Isolation Forest: best at n_h = 0.5k, -0.20e-2" in text
     assert "significant nowhere" in text
+    few = CLEANSING.findings(Summary(CLEANSING, result_of(CLEANSING, "paper", cleansing_runs(CHANGES, seeds=4))))
+    assert "too few seeds for a change to be significant" in few[0]
     assert "At n_h = 5.0k influence on ALL exceeds Influence on Disc. loss by +0.30e-2 (p = 0.016)" in text
     assert "its mean is the highest of the four at n_h = 0.5k, 1.0k" in text
     assert "Mean rank correlation" in text

@@ -14,7 +14,7 @@ import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
 from reports.experiments.lqgan_accuracy import data_digest, finite, relative_error
-from reports.statistics import expected_jaccard, jaccard, p_above, p_paired
+from reports.statistics import SEEDS_TO_TELL, expected_jaccard, jaccard, p_above, p_paired
 from reports.summary import Summary
 
 __all__ = ["FCGAN_ACCURACY"]
@@ -187,15 +187,16 @@ def findings(summary: Summary) -> list[str]:
 
 def _above_chance(summary: Summary, row: str) -> str:
     """Is the estimate better than random order for all k (ICLR 5.1)?"""
+    seeds = min(len(summary.values(TAU, row, k)) for k in summary.columns)
+    if seeds < SEEDS_TO_TELL:
+        return f"{row}, better than random order? {seeds} seeds are too few to tell: p is never below {0.5**seeds:.2g}."
     parts = []
     for quantity, name, chance in (
         (TAU, "tau", 0.0),
         (JACCARD, "Jaccard index", jaccard_of_chance(summary.settings)),
     ):
         tests = {k: p_above(summary.values(quantity, row, k), chance) for k in summary.columns}
-        ps = {k: p for k, p in tests.items() if p is not None}
-        if len(ps) < len(summary.columns):
-            return ""
+        ps = {k: 1.0 if p is None else p for k, p in tests.items()}
         worst = max(ps, key=ps.__getitem__)
         missing = [k for k, p in ps.items() if p >= 0.05]
         outcome = f"at every k but {', '.join(missing)}" if missing else "at every k"

@@ -20,7 +20,7 @@ from reports.experiments.densities import (
 )
 from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
 from reports.experiments.lqgan_accuracy import data_digest, finite
-from reports.statistics import p_above, p_paired, sign_test
+from reports.statistics import SEEDS_TO_TELL, p_above, p_paired, sign_test
 from reports.summary import Summary
 
 __all__ = ["FCGAN_CLEANSING"]
@@ -347,6 +347,7 @@ def _improvement(summary: Summary, row: str) -> str:
     printed = summary.published_mean(CHANGE, row, best)
     beside = "" if printed is None else f" (printed there: {printed:+.2f})"
     where = f"significant at n_h = {', '.join(significant)}" if significant else "significant nowhere"
+    where = where if len(values) >= SEEDS_TO_TELL else "too few seeds for a change to be significant"
     return (
         f"{row}: best at n_h = {best}, {known[best]:+.2f}e-2{beside}; {positive} of {len(values)} seeds improve there "
         f"(sign test p = {p_sign:.2g}); {where} (one-sided t-tests)."
