@@ -27,16 +27,23 @@ def test_every_claim_has_a_recorded_verdict_and_every_record_a_claim():
 
 def test_the_readme_states_the_ledgers_counts():
     recorded, known = recorded_verdicts(), claims()
-    of_papers = Counter(verdict for name, verdict in recorded.items() if known[name].section != "beyond")
     own = [verdict for name, verdict in recorded.items() if known[name].section == "beyond"]
+    of_code = [verdict for name, verdict in recorded.items() if known[name].section == "published_code"]
+    of_papers = Counter(
+        verdict for name, verdict in recorded.items() if known[name].section not in ("beyond", "published_code")
+    )
     stated = (ROOT / "README.md").read_text().split("<!-- ledger -->")[1].split("<!-- /ledger -->")[0]
+    stated = " ".join(stated.split())
+    refuted = f"{of_papers['refuted']} {'is' if of_papers['refuted'] == 1 else 'are'} refuted"
     assert (
         f"Of {of_papers.total()} claims of the papers **{of_papers['holds']} hold, {of_papers['corrected']} are"
         in stated
     )
-    assert f"**{of_papers['refuted']} is refuted**, {of_papers['not run']} are not run yet" in stated
+    assert f"**{refuted}**" in stated
+    assert f"{len(of_code)} of the published code" in stated
     assert f"{len(own)} results of our own" in stated
     assert set(own) == {"holds"}
+    assert "not run" not in of_papers
 
 
 def test_the_committed_ledger_has_the_recorded_verdicts():
@@ -214,6 +221,28 @@ def spread_the_scores_over_the_rows(patch):
     patch.setattr(trace.StepInputs, "add_to_rows", lambda self, per_row, terms: per_row.__iadd__(terms.mean()))
 
 
+def do_not_pull_the_average_back(patch):
+    right = optim.Updates.__call__
+
+    def wrong(self, phase, time, state, gradient):
+        after = right(self, phase, time, state, gradient)
+        return after if self.decay is None else torch.cat([after[..., :-1, :], after[..., -1:, :].detach()], dim=-2)
+
+    patch.setattr(optim.Updates, "__call__", wrong)
+
+
+def show_the_generator_the_old_discriminator(patch):
+    patch.setattr(optim.Updates, "phases", lambda self, t: (optim.Phase(game.BOTH, True),))
+
+
+def freeze_the_second_moment_unasked(patch):
+    patch.setattr(optim, "_moment", lambda second, how: second.detach())
+
+
+def start_turns_with_the_generator(patch):
+    patch.setattr(optim.Updates, "phases", lambda self, t, right=optim.Updates.phases: right(self, t + 1))
+
+
 FAULTS = {
     flip_the_sign_of_dv: ("eq10-recursion", "algorithm-1", "aid-series"),
     drop_the_off_diagonal_block: ("two-steps-to-the-generator", "block-form"),
@@ -228,6 +257,10 @@ FAULTS = {
     forget_the_regulariser: ("agd-step",),
     swap_the_learning_rates: ("asgd-influence",),
     spread_the_scores_over_the_rows: ("eq10-recursion", "one-sweep-for-all"),
+    do_not_pull_the_average_back: ("averaged-generator", "practical-training"),
+    show_the_generator_the_old_discriminator: ("alternating-as-zeroed-rates", "practical-training"),
+    freeze_the_second_moment_unasked: ("rmsprop-estimator", "practical-training"),
+    start_turns_with_the_generator: ("alternating-as-zeroed-rates",),
 }
 
 

@@ -112,21 +112,22 @@ def damped_itd_finite_differences(preset: str) -> Outcome:
             scores = gi.itd(toy.trace, metric, damping=gamma).numpy()
             j = int(np.abs(scores).argmax())
             shifts = np.array([0.1, 0.05, 0.025])
-            ends = _tethered_ends(toy.trace, gamma, j, np.concatenate([shifts, -shifts])) @ metric.direction.numpy()
+            ends = _tethered_ends(toy, gamma, j, np.concatenate([shifts, -shifts])) @ metric.direction.numpy()
             central = -(ends[:3] - ends[3:]) / (2 * shifts)
             errors.append(relative(richardson(central), scores[j]))
     return at_most(max(errors), 1e-8, {"runs": len(errors)})
 
 
-def _tethered_ends(trace: gi.Trace, gamma: float, j: int, shifts: np.ndarray) -> np.ndarray:
+def _tethered_ends(toy: games.Toy, gamma: float, j: int, shifts: np.ndarray) -> np.ndarray:
     """theta^(T) of runs with w_j = 1 + shift that are pulled towards the factual run: (shifts, d)."""
+    trace = toy.trace
     weights = trace.weights.repeat(len(shifts), 1)
     weights[:, j] += torch.tensor(shifts)
     theta = trace.theta(0).repeat(len(shifts), 1)
-    inputs, lr = trace.inputs(0), trace.updates.pair[0].lr
+    inputs = trace.inputs(0)
     for t in range(trace.steps):
         v = torch.cat(trace.game.gradient(*trace.game.leaves(theta), inputs.rows, inputs.latents, weights), dim=-1)
-        theta = theta - lr * (v + gamma * (theta - trace.theta(t)))
+        theta = theta - toy.lr * (v + gamma * (theta - trace.theta(t)))
     return theta.numpy()
 
 

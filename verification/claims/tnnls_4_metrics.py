@@ -167,9 +167,9 @@ def complexity_itd_time(preset: str) -> Outcome:
     with what each takes beyond the shortest."""
     horizons = np.array([5, 10, 20, 40])
     toy = games.mlp(steps=40)
-    in_t = [_operations(partial(gi.itd, toy.trace, toy.metric, last=last)) for last in horizons.tolist()]
+    in_t = [operations(partial(gi.itd, toy.trace, toy.metric, last=last)) for last in horizons.tolist()]
     wide = [games.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
-    in_d = [_operations(partial(gi.itd, one.trace, one.metric)) for one in wide]
+    in_d = [operations(partial(gi.itd, one.trace, one.metric)) for one in wide]
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
     long = games.lqgan(rows=50, steps=int(times[-1]), lr=0.01)
     seconds = _process_times(lambda last: gi.itd(long.trace, long.metric, last=last), times)
@@ -211,10 +211,10 @@ def complexity_aid_time(preset: str) -> Outcome:
     def run(one: games.Toy, terms: int) -> object:
         return gi.aid(one.trace, one.metric, terms=terms, damping=1.0)
 
-    once = _operations(lambda: run(toy, 1))
-    in_m = [_operations(partial(run, toy, terms + 1)) - once for terms in counts.tolist()]
+    once = operations(lambda: run(toy, 1))
+    in_m = [operations(partial(run, toy, terms + 1)) - once for terms in counts.tolist()]
     wide = [games.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
-    in_d = [_operations(partial(run, one, 10)) for one in wide]
+    in_d = [operations(partial(run, one, 10)) for one in wide]
     small = games.lqgan(rows=50, steps=10, lr=0.01)
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
     seconds = _process_times(lambda terms: run(small, terms), times)
@@ -333,7 +333,7 @@ def _as_called() -> Iterator[None]:
         recording._EAGER_CALLS = usual
 
 
-def _operations(call: Callable[[], object]) -> int:
+def operations(call: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products, counted as they are dispatched."""
     with _as_called(), FlopCounterMode(display=False) as counter:
         call()
