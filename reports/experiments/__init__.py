@@ -3,6 +3,7 @@
 from reports.experiment import Experiment
 from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
+from reports.experiments.fcgan_kinks import FCGAN_KINKS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
@@ -10,5 +11,5 @@ __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION, FCGAN_ACCURACY, FCGAN_CLEANSING)
+    for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION, FCGAN_ACCURACY, FCGAN_KINKS, FCGAN_CLEANSING)
 }
