@@ -78,15 +78,21 @@ class FieldGraph:
             (part, c) for part, c in zip(self.parts, self.game.split(cotangent), strict=True) if part.requires_grad
         ]
         if not pairs:  # the one player that moves has no parameters
-            return tuple(one.new_zeros(*cotangent.shape[:-1], one.shape[-1]) for one in inputs)
-        return torch.autograd.grad(
+            return self._zeros(inputs, cotangent)
+        found = torch.autograd.grad(
             [part for part, _ in pairs],
             inputs,
             [c for _, c in pairs],
             retain_graph=retain_graph,
             is_grads_batched=cotangent.ndim > self.phi.ndim,
-            materialize_grads=True,
+            allow_unused=True,
         )
+        zeros = self._zeros(inputs, cotangent)  # materialize_grads would leave out the dimension of the batch
+        return tuple(zero if one is None else one for one, zero in zip(found, zeros, strict=True))
+
+    @staticmethod
+    def _zeros(inputs: tuple[Tensor, ...], cotangent: Tensor) -> tuple[Tensor, ...]:
+        return tuple(one.new_zeros(*cotangent.shape[:-1], one.shape[-1]) for one in inputs)
 
 
 def linearise(

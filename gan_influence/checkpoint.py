@@ -116,6 +116,10 @@ class History:
             return self._memory[self._place(t)]
         return self.folder.read(f"state-{t:010d}.pt").to(self._memory)
 
+    def holds(self, t: int) -> bool:
+        """Is there anything in the place of a kept state?"""
+        return self.folder is None or t == self.first or (self.folder.path / f"state-{t:010d}.pt").exists()
+
     def _place(self, t: int) -> int:
         return -(-(t - self.first) // self.every)
 
@@ -188,8 +192,8 @@ def open_folder(path: str | os.PathLike, fingerprint: dict[str, str]) -> Folder:
     record = folder.path / "run.json"
     if record.exists():
         try:
-            found = json.loads(record.read_text())
-        except (OSError, ValueError) as error:
+            found = dict(json.loads(record.read_text()))
+        except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{record} is damaged ({error}): give another checkpoint folder, or empty it") from error
         different = [key for key in fingerprint if found.get(key) != fingerprint[key]]
         if different:

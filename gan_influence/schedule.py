@@ -105,8 +105,8 @@ class Minibatches:
                     f"latent_shape must be a tuple of lengths >= 1, such as (10,), got {self.latent_shape!r}"
                 )
             object.__setattr__(self, "latent_shape", shape)
-        if not is_whole(self.seed) or self.seed < 0:
-            raise ValueError(f"seed must be a whole number >= 0, got {self.seed!r}")
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
         if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating-point data type, got {self.dtype!r}")
 
@@ -116,7 +116,7 @@ class Minibatches:
 
     def __call__(self, t: int) -> Batch:
         epoch, k = divmod(t, self.steps_per_epoch)
-        indices = _order(self.size, self.seed, epoch)[k * self.batch_size : (k + 1) * self.batch_size]
+        indices = _order(self.size, self.seed, epoch)[k * self.batch_size : (k + 1) * self.batch_size].clone()
         if self.latent_shape is None:
             return Batch(indices, None)
         latents = torch.from_numpy(_random(self.seed, "latents", t).standard_normal((len(indices), *self.latent_shape)))
@@ -133,7 +133,8 @@ _STREAMS = {"order": 0, "latents": 1}
 
 def _random(seed: int, stream: str, counter: int) -> np.random.Generator:
     """Philox is a function of (key, counter): streams of different steps cannot overlap."""
-    return np.random.Generator(np.random.Philox(key=[seed, _STREAMS[stream]], counter=[0, 0, 0, counter]))
+    key = np.array([seed, _STREAMS[stream]], dtype=np.uint64)  # of a list with a large seed NumPy makes floats
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, counter]))
 
 
 def _describe(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import is_dataclass, replace
 
@@ -173,9 +174,14 @@ def _resume(history: History) -> tuple[int, Float[Tensor, "rows d"]]:
     reached, state = history.first, history.load(history.first)
     for t in history.kept(history.first + 1, history.last) if history.folder is not None else []:
         try:
-            reached, state = t, history.load(t)
-        except DamagedFileError:
+            found = history.load(t)
+        except DamagedFileError as error:
+            if history.holds(t):
+                warnings.warn(f"{error}: training goes on from step {reached}", RuntimeWarning, stacklevel=4)
             break
+        if not found.isfinite().all():  # left by a run that diverged: it is to say again where
+            break
+        reached, state = t, found
     return reached, state
 
 
