@@ -192,8 +192,10 @@ def open_folder(path: str | os.PathLike, fingerprint: dict[str, str]) -> Folder:
     record = folder.path / "run.json"
     if record.exists():
         try:
-            found = dict(json.loads(record.read_text()))
-        except (OSError, TypeError, ValueError) as error:
+            found = json.loads(record.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no settings")
+        except (OSError, ValueError) as error:
             raise ValueError(f"{record} is damaged ({error}): give another checkpoint folder, or empty it") from error
         different = [key for key in fingerprint if found.get(key) != fingerprint[key]]
         if different:

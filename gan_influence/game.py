@@ -165,7 +165,8 @@ class Game:
         held = []
         for player in self.players:
             trained = set(player.names)
-            held += [value for name, value in player.module.state_dict().items() if name not in trained]
+            named = (*player.module.named_parameters(), *player.module.named_buffers())  # a state_dict lacks some
+            held += [value for name, value in named if name not in trained]
         return held
 
     def snapshot(self, device: torch.device) -> Game:

@@ -210,6 +210,7 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
     """What a run is made of: two runs with the same fingerprint pass through the same states."""
     parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
     steps = sorted({begun.first, min(begun.first + 1, last), (begun.first + last) // 2, max(last - 1, 0)})
+    rates = [begun.updates.learning_rates(begun.theta(begun.first), t) for t in steps]
     batches = [part for t in steps for part in begun.schedule(t) if part is not None]
     return {
         "steps": f"{begun.first} to {last}",
@@ -219,9 +220,9 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "initial state": digest(begun.state()),
         "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
         "constants": digest(*begun.game.constants()),
-        "loss": _named(begun.game.loss),
+        "loss": f"{_named(begun.game.loss)}, {digest(*_probed(begun))}",
         "l2": str(begun.game.l2),
-        "optimizer": "; ".join(map(_named, begun.updates.pair)),
+        "optimizer": "; ".join(map(_named, begun.updates.pair)) + f", {digest(*rates)}",
         "update": begun.updates.order,
         "ema_decay": str(begun.updates.decay),
         "schedule": f"{type(begun.schedule).__name__}, {digest(*batches)}",
@@ -229,6 +230,15 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "device": begun.weights.device.type,
         "torch": torch.__version__,
     }
+
+
+def _probed(begun: Trace) -> list[Tensor]:
+    """Some of the loss's values: a name need not tell two functions apart."""
+    if begun.game.one_player:
+        return [begun.game.row_costs(begun.players().psi, begun.inputs(begun.first).rows)]
+    logits = torch.linspace(-3, 3, 13, dtype=begun.weights.dtype, device=begun.weights.device)
+    loss = begun.game.loss
+    return [cost(logits) for cost in (loss.real, loss.fake, loss.generator)]
 
 
 def _named(thing: object) -> str:

@@ -306,3 +306,178 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+
+
+Memory = dict[str, Tensor]
+Move = Callable[
+    [Tensor, Tensor, Memory, int], Tensor
+]  # (theta, gradient, what it remembers, its own update k = 1, 2, ...)
+Rate = float | Callable[[int], float]
+
+
+def rate_at(lr: Rate, k: int) -> float:
+    return lr(k) if callable(lr) else lr
+
+
+def textbook_sgd(
+    lr: Rate,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> Move:
+    """The algorithm box of ``torch.optim.SGD``."""
+
+    def move(theta: Tensor, g: Tensor, memory: Memory, k: int) -> Tensor:
+        g = g + weight_decay * theta
+        if momentum:
+            memory["b"] = g if k == 1 else momentum * memory["b"] + (1 - dampening) * g
+            g = g + momentum * memory["b"] if nesterov else memory["b"]
+        return theta - rate_at(lr, k) * g
+
+    return move
+
+
+def textbook_rmsprop(
+    lr: Rate = 0.01,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    frozen: bool = False,
+) -> Move:
+    """The algorithm box of ``torch.optim.RMSprop``."""
+
+    def move(theta: Tensor, g: Tensor, memory: Memory, k: int) -> Tensor:
+        g = g + weight_decay * theta
+        memory["v"] = v = alpha * memory.get("v", 0) + (1 - alpha) * g**2
+        if centered:
+            memory["mean"] = mean = alpha * memory.get("mean", 0) + (1 - alpha) * g
+            v = v - mean**2
+        root = v.detach().sqrt() if frozen else v.sqrt()
+        memory["b"] = momentum * memory.get("b", 0) + g / (root + eps)
+        return theta - rate_at(lr, k) * memory["b"]
+
+    return move
+
+
+def textbook_adam(
+    lr: Rate = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    frozen: bool = False,
+) -> Move:
+    """Kingma and Ba 2015, Algorithm 1; ``decoupled``: Loshchilov and Hutter 2019, Algorithm 2, as torch scales it."""
+
+    def move(theta: Tensor, g: Tensor, memory: Memory, k: int) -> Tensor:
+        if decoupled:
+            theta = theta - rate_at(lr, k) * weight_decay * theta
+        else:
+            g = g + weight_decay * theta
+        memory["m"] = betas[0] * memory.get("m", 0) + (1 - betas[0]) * g
+        memory["v"] = betas[1] * memory.get("v", 0) + (1 - betas[1]) * g**2
+        corrected = memory["v"] / (1 - betas[1] ** k)
+        root = corrected.detach().sqrt() if frozen else corrected.sqrt()
+        return theta - rate_at(lr, k) * memory["m"] / (1 - betas[0] ** k) / (root + eps)
+
+    return move
+
+
+def textbook_run(
+    problem: Problem,
+    weights: Tensor,
+    steps: int,
+    moves: Move | tuple[Move, Move],
+    order: str = "simultaneous",
+    damping: float = 0.0,
+    first_weighted: int = 0,
+) -> list[tuple[Tensor, Tensor]]:
+    """``[(phi_0, psi_0), ..., (phi_T, psi_T)]``, each a differentiable function of the weights.
+
+    ``damping`` adds ``gamma I`` to the Jacobian of the field and nothing to its value. Up to step ``first_weighted``
+    every row weighs one.
+    """
+    pair = moves if isinstance(moves, tuple) else (moves, moves)
+    memories: tuple[Memory, Memory] = {}, {}
+    taken = [0, 0]
+    players = [part.clone().requires_grad_() for part in problem.start().split(problem.sizes)]
+    run = [(players[0], players[1])]
+    for t in range(steps):
+        turns = {"simultaneous": [(0, 1)], "alternating": [(1,), (0,)], "turns": [(t % 2 == 0,)]}[order]
+        for movers in turns:
+            w = weights if t >= first_weighted else torch.ones_like(weights)
+            at = [player.clone() for player in players]  # partial derivatives: psi may itself have come from phi
+            both = costs(problem, *at, w, t)
+            gradients = {k: torch.autograd.grad(both[k], at[k], create_graph=True)[0] for k in map(int, movers)}
+            for k, gradient in gradients.items():
+                taken[k] += 1
+                damped = gradient + damping * (players[k] - players[k].detach())
+                players[k] = pair[k](players[k], damped, memories[k], taken[k])
+        run.append((players[0], players[1]))
+    return run
+
+
+def averaged(run: list[tuple[Tensor, Tensor]], decay: float | None) -> list[Tensor]:
+    """``(average of the generator, discriminator)`` after each step; the generator itself without a decay."""
+    average, seen = run[0][0], [torch.cat(run[0])]
+    for phi, psi in run[1:]:
+        average = phi if decay is None else decay * average + (1 - decay) * phi
+        seen.append(torch.cat([average, psi]))
+    return seen
+
+
+def textbook_scores(
+    problem: Problem,
+    steps: int,
+    moves: Move | tuple[Move, Move],
+    order: str = "simultaneous",
+    decay: float | None = None,
+    last: int | None = None,
+    damping: float = 0.0,
+) -> Tensor:
+    """``-dE/dw`` at the averaged generator, by autograd through the whole run; ``last``: of the last steps' weights."""
+    weights = problem.ones.requires_grad_()
+    first = 0 if last is None else steps - last
+    run = textbook_run(problem, weights, steps, moves, order, damping, first_weighted=first)
+    return -torch.autograd.grad(average_log_likelihood(problem, averaged(run, decay)[-1]), weights)[0]
+
+
+OPTIMIZERS: dict[str, tuple] = {  # the library's, the textbook's
+    "sgd": (gi.SGD(0.1), textbook_sgd(0.1)),
+    "sgd-inverse-sqrt": (gi.SGD(gi.InverseSqrt(0.2)), textbook_sgd(lambda k: 0.2 / math.sqrt(k))),
+    "momentum": (gi.SGD(0.05, momentum=0.9), textbook_sgd(0.05, momentum=0.9)),
+    "momentum-dampened-decayed": (
+        gi.SGD(0.1, momentum=0.8, dampening=0.3, weight_decay=0.1),
+        textbook_sgd(0.1, momentum=0.8, dampening=0.3, weight_decay=0.1),
+    ),
+    "nesterov": (
+        gi.SGD(0.05, momentum=0.9, weight_decay=0.1, nesterov=True),
+        textbook_sgd(0.05, momentum=0.9, weight_decay=0.1, nesterov=True),
+    ),
+    "rmsprop": (gi.RMSProp(0.01, alpha=0.9), textbook_rmsprop(0.01, alpha=0.9)),
+    "rmsprop-centered-momentum": (
+        gi.RMSProp(0.01, alpha=0.9, eps=1e-3, weight_decay=0.1, momentum=0.5, centered=True),
+        textbook_rmsprop(0.01, alpha=0.9, eps=1e-3, weight_decay=0.1, momentum=0.5, centered=True),
+    ),
+    "adam": (gi.Adam(0.02), textbook_adam(0.02)),
+    "adam-decayed-inverse-sqrt": (
+        gi.Adam(gi.InverseSqrt(0.05), betas=(0.5, 0.9), eps=1e-3, weight_decay=0.1),
+        textbook_adam(lambda k: 0.05 / math.sqrt(k), betas=(0.5, 0.9), eps=1e-3, weight_decay=0.1),
+    ),
+    "adamw": (gi.AdamW(0.02), textbook_adam(0.02, weight_decay=0.01, decoupled=True)),
+    "adam-and-sgd": ((gi.Adam(0.02), gi.SGD(0.1)), (textbook_adam(0.02), textbook_sgd(0.1))),
+    "momentum-and-rmsprop-centered": (
+        (gi.SGD(0.05, momentum=0.9), gi.RMSProp(0.01, centered=True)),
+        (textbook_sgd(0.05, momentum=0.9), textbook_rmsprop(0.01, centered=True)),
+    ),
+}
+ORDERS = ("simultaneous", "alternating", "turns")
+
+
+def minibatch_mlp(n: int = 14, batch_size: int = 5, **changes) -> Problem:
+    """Three steps an epoch, the last of four rows; both players regularised, so that no gradient is zero by chance."""
+    schedule = gi.Minibatches(n, batch_size, latent_shape=(2,), seed=3)
+    return mlp(n, **({"schedule": schedule, "l2": (0.3, 0.2)} | changes))
