@@ -1,8 +1,8 @@
 """All ratios, in the order of the report."""
 
-from bench import lqgan
+from bench import fcgan, lqgan
 from bench.ratios import Case
 
 __all__ = ["CASES"]
 
-CASES: tuple[Case, ...] = lqgan.CASES
+CASES: tuple[Case, ...] = (*lqgan.CASES, *fcgan.CASES)

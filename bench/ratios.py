@@ -23,7 +23,7 @@ class Case:
         game: what it is measured on.
         limit: ``(bound, value)``, what the ratio should be: ``("<=", 1.1)`` or ``(">=", 20.0)``.
         prepare: ``device -> (numerator, denominator, factor)``: two calls, and by how much the first call's time
-            is multiplied, where it does only a part of the work.
+            is multiplied, where it does only a part of the work. What happens once a process it has done already.
     """
 
     name: str
@@ -59,9 +59,8 @@ class Measured:
 
 
 def measure(case: Case, device: str, pairs: int) -> Measured:
-    """Time ``pairs`` pairs in turn, A B A B, after one of each to warm up."""
+    """Time ``pairs`` pairs in turn, A B A B."""
     numerator, denominator, factor = case.prepare(device)
-    numerator(), denominator()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
         times[0].append(factor * _seconds(numerator, device))

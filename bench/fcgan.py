@@ -1,0 +1,83 @@
+"""Ratios on the FCGAN of ICLR 5.1: 10 000 rows in minibatches of 100, non-saturating loss, float64."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+import gan_influence as gi
+from bench.ratios import Call, Case
+from gan_influence.schedule import Schedule
+
+__all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained"]
+
+ROWS, BATCH, LATENT, STEPS = 10_000, 100, (10,), 1000  # recording takes the time of 100 eager steps
+REMOVALS, SINGLES, LAST = 200, 2, 100
+
+
+def trained(
+    device: str, schedule: Schedule, steps: int, memory: str | gi.Checkpoint
+) -> tuple[gi.Trace, gi.metrics.Metric]:
+    """A run, and the metric that ICLR 5.1 takes."""
+    normal = gi.datasets.normal_2d
+    latents = torch.randn(ROWS // 10, *LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    metric = gi.metrics.AverageLogLikelihood(normal(ROWS // 10, seed=1), latents)
+    game = gi.Game(*gi.models.fcgan(form="code", seed=0), loss="non_saturating")
+    data, optimizer = normal(ROWS, seed=0), gi.SGD(lr=1e-3)
+    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device), metric
+
+
+@cache
+def _trained(device: str, memory: str | gi.Checkpoint = "full") -> tuple[gi.Trace, gi.metrics.Metric]:
+    return trained(device, gi.Minibatches(ROWS, BATCH, LATENT, seed=0), STEPS, memory)
+
+
+def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
+    """The sweep against the training run that it differentiates."""
+    trace, metric = _trained(device)
+    return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
+
+
+def one_by_one_against_batch(device: str) -> tuple[Call, Call, float]:
+    """200 removals over the last epoch: a loop over ``gi.retrain`` against ``gi.counterfactual``.
+
+    A few of the loop are timed, times the rest. The batch also gains from starting each retraining at the step that
+    uses its row, half an epoch on average.
+    """
+    trace, metric = _trained(device)
+    removed = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))[:REMOVALS].tolist()
+
+    def one_by_one() -> list[Tensor]:
+        return [metric.value(gi.retrain(trace, [row], LAST).players()) for row in removed[:SINGLES]]
+
+    def batch() -> Tensor:
+        return gi.counterfactual(trace, metric, [[row] for row in removed], LAST)
+
+    return one_by_one, batch, REMOVALS / SINGLES
+
+
+def checkpointed_against_full(device: str, keep_graphs: bool) -> tuple[Call, Call, float]:
+    """The sweep that replays segments of about sqrt(T) steps against the one that remembers every state."""
+    trace, metric = _trained(device, gi.Checkpoint(keep_graphs=keep_graphs))
+    remembered, _ = _trained(device)
+    return lambda: gi.itd(trace, metric), lambda: gi.itd(remembered, metric), 1.0
+
+
+CASES = (
+    Case("retraining_one_by_one / retraining_as_a_batch", "fcgan", (">=", 5.0), one_by_one_against_batch),
+    Case("itd_step / training_step", "fcgan", ("<=", 3.0), adjoint_against_training_step),
+    Case(
+        "checkpointed_sweep / full_memory_sweep",
+        "fcgan",
+        ("<=", 1.5),
+        partial(checkpointed_against_full, keep_graphs=False),
+    ),
+    Case(
+        "checkpointed_sweep_keeping_graphs / full_memory_sweep",
+        "fcgan",
+        ("<=", 1.1),
+        partial(checkpointed_against_full, keep_graphs=True),
+    ),
+)
