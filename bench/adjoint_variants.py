@@ -258,7 +258,8 @@ def _recorded(step: Step, inputs: tuple[Tensor, ...]) -> tuple[Step | None, str]
 
 
 def _compiled(step: Step, inputs: tuple[Tensor, ...]) -> tuple[Step | None, str]:
-    """The traced step compiled by inductor, for as many threads as there are now."""
+    """The traced step compiled afresh by inductor, for as many threads as there are now."""
+    from torch._inductor.utils import fresh_cache
     from torch.fx.experimental.proxy_tensor import make_fx
 
     options: dict[str, Any] = {"cpp.threads": torch.get_num_threads(), "fx_graph_cache": False}
@@ -266,7 +267,8 @@ def _compiled(step: Step, inputs: tuple[Tensor, ...]) -> tuple[Step | None, str]
     traced = make_fx(lambda *given: step(*given), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     compiled = torch.no_grad()(torch.compile(traced, fullgraph=True, options=options))
     try:
-        compiled(*inputs)
+        with fresh_cache():
+            compiled(*inputs)
     except RuntimeError as error:  # no C++ compiler
         return None, str(error).splitlines()[0][:200]
     return compiled, f"compiled in {time.perf_counter() - begun:.0f} s"
