@@ -235,7 +235,7 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
 def _probed(begun: Trace) -> list[Tensor]:
     """Some of the loss's values: a name need not tell two functions apart."""
     if begun.game.one_player:
-        return [begun.game.row_costs(begun.players().psi, begun.inputs(begun.first).rows)]
+        return []
     logits = torch.linspace(-3, 3, 13, dtype=begun.weights.dtype, device=begun.weights.device)
     loss = begun.game.loss
     return [cost(logits) for cost in (loss.real, loss.fake, loss.generator)]
@@ -306,16 +306,12 @@ def _check_generator(trace: Trace, latents: Tensor) -> None:
         )
     if latents.dtype != trace.weights.dtype:
         raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
-    players = trace.players()
+    players, drawn = trace.players(), _random_state(trace.weights.device)
     try:
         generated = players.generate(latents)
     except RuntimeError as error:
         raise ValueError(f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}") from error
-    if not torch.equal(generated, players.generate(latents)):
-        raise ValueError(
-            "the generator makes different rows of the same latents at each call: it has randomness of its own, "
-            "which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
-        )
+    _check_randomness(trace, "generator", drawn, torch.equal(generated, players.generate(latents)))
     instance = tuple(first_rows(trace.data).shape[1:])
     if tuple(generated.shape) != (len(latents), *instance):
         raise ValueError(
@@ -324,10 +320,26 @@ def _check_generator(trace: Trace, latents: Tensor) -> None:
         )
 
 
+def _random_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _check_randomness(trace: Trace, role: str, drawn: list[Tensor], repeats: bool) -> None:
+    """Two calls need not differ, where the noise is small or rare, but they draw it."""
+    now = _random_state(trace.weights.device)
+    if not repeats or not all(torch.equal(*pair) for pair in zip(drawn, now, strict=True)):
+        raise ValueError(
+            f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
+            "dropout, which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
+        )
+
+
 def _check_rows(trace: Trace, rows: Rows) -> None:
     """Is each row's term its own, whatever else is in the batch?"""
     role, what = trace.game.discriminator.role, "cost" if trace.game.one_player else "logit"
+    drawn = _random_state(trace.weights.device)
     together = _terms(trace, rows)
+    _check_randomness(trace, role, drawn, torch.equal(together, _terms(trace, rows)))
     seen = {
         "alone": _terms(trace, _picked(rows, slice(1))),
         "in the batch reversed": _terms(trace, _picked(rows, torch.arange(len(together)).flip(0))).flip(0),
@@ -339,8 +351,7 @@ def _check_rows(trace: Trace, rows: Rows) -> None:
             row = int(different.nonzero()[0])
             raise ValueError(
                 f"the {role} gives row {row} of its batch the {what} {float(together[row]):.6g}, "
-                f"but {float(terms[row]):.6g} {how}: it uses batch statistics, or randomness of its own, "
-                "and so has no per-row terms to score"
+                f"but {float(terms[row]):.6g} {how}: it uses batch statistics and so has no per-row terms to score"
             )
 
 

@@ -35,7 +35,7 @@ from torch import nn
 import gan_influence as gi
 
 STEPS = 7  # two epochs of 5, 5 and 4 rows, and a batch more
-FEWER = 5  # for the many
+FEWER = 4  # for the many
 DECAYS = {"last": None, "averaged": 0.9}
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 each_order = pytest.mark.parametrize("order", ORDERS)
@@ -77,10 +77,10 @@ def test_itd_equals_gradient_of_unrolled_training(name, order, loss, decay):
 def test_finite_differences_in_the_weights_converge_to_the_scores_at_second_order(name, order):
     problem = minibatch_mlp(loss="non_saturating")
     metric, direction = problem.metric(), normal(21, len(problem.data)).sign()
-    slope = -float(gi.itd(train(problem, name, order, 0.9), metric) @ direction)
+    slope = -float(gi.itd(train(problem, name, order, 0.9, FEWER), metric) @ direction)
 
     def metric_at(h: float) -> float:
-        return float(metric(train(problem, name, order, 0.9, weights=problem.ones + h * direction)))
+        return float(metric(train(problem, name, order, 0.9, FEWER, weights=problem.ones + h * direction)))
 
     largest = 0.2 if name.startswith(("sgd", "momentum-d", "nesterov")) or name == "momentum" else 2e-3
     coarse, fine = (abs((metric_at(h) - metric_at(-h)) / (2 * h) - slope) for h in (largest, largest / 2))
@@ -322,13 +322,11 @@ REMOVALS = [[3], [11, 7], list(range(9)), []]
 @each_decay
 @each_order
 @pytest.mark.parametrize("name", FEW)
-def test_counterfactuals_equal_one_by_one_and_hand_written_retraining(name, order, decay):
+def test_counterfactuals_equal_hand_written_retraining(name, order, decay):
     problem = minibatch_mlp()
     metric, trace = problem.metric(), train(problem, name, order, decay)
     truth = gi.counterfactual(trace, metric, REMOVALS)
     for influence, removed in zip(truth, REMOVALS, strict=True):
-        alone = metric(gi.retrain(trace, removed)) - metric(trace)
-        torch.testing.assert_close(influence, alone, rtol=0, atol=1e-12)
         weights = problem.ones.index_fill(0, torch.tensor(removed, dtype=torch.long), 0.0)
         run = textbook_run(problem, weights, STEPS, OPTIMIZERS[name][1], order)
         by_hand = average_log_likelihood(problem, averaged(run, decay)[-1]) - metric(trace)
@@ -409,21 +407,20 @@ def single(problem):
     )
 
 
-@each_decay
 @each_order
 @pytest.mark.parametrize("name", FEW)
-def test_in_single_precision_scores_agree_to_single_precision(name, order, decay):
+def test_in_single_precision_scores_agree_to_single_precision(name, order):
     double = minibatch_mlp()
-    expected = gi.itd(train(double, name, order, decay), double.metric())
+    expected = gi.itd(train(double, name, order, 0.9), double.metric())
     problem = single(minibatch_mlp())
-    trace = train(problem, name, order, decay)
+    trace = train(problem, name, order, 0.9)
     scores = gi.itd(trace, problem.metric())
     assert trace.theta().dtype == scores.dtype == torch.float32
     assert relative_error(scores.double(), expected) < 1e-3
     truth = gi.counterfactual(trace, problem.metric(), [[3], [11, 7]])
     torch.testing.assert_close(
         truth.double(),
-        gi.counterfactual(train(double, name, order, decay), double.metric(), [[3], [11, 7]]),
+        gi.counterfactual(train(double, name, order, 0.9), double.metric(), [[3], [11, 7]]),
         rtol=1e-2,
         atol=1e-5,
     )
@@ -432,3 +429,45 @@ def test_in_single_precision_scores_agree_to_single_precision(name, order, decay
 def test_the_textbooks_gradient_descent_is_that_of_the_other_tests():
     problem = minibatch_mlp()
     assert relative_error(textbook_scores(problem, 5, textbook_sgd(0.1)), unrolled_scores(problem, 5)) < 1e-13
+
+
+class WithRandomness(nn.Module):
+    """Draws from torch's generator in its forward pass, without any module that says so."""
+
+    def __init__(self, draw, width):
+        super().__init__()
+        self.layer, self.draw = nn.Linear(2, width).double(), draw
+
+    def forward(self, rows):
+        return self.draw(self.layer(rows))
+
+
+RANDOM = {
+    "dropout": lambda a: nn.functional.dropout(a, 0.5),
+    "dropout-that-seldom-drops": lambda a: nn.functional.dropout(a, 1e-6),
+    "noise": lambda a: a + torch.randn_like(a),
+    "noise-too-small-to-see": lambda a: a + 1e-300 * torch.randn_like(a),
+    "random-relu": nn.RReLU(),
+}
+
+
+@pytest.mark.parametrize("draw", RANDOM.values(), ids=RANDOM)
+@pytest.mark.parametrize(("role", "width"), [("generator", 2), ("discriminator", 1)])
+def test_randomness_inside_a_forward_pass_is_refused_with_the_fix(role, width, draw):
+    torch.manual_seed(0)
+    problem = minibatch_mlp().but(**{role: WithRandomness(draw, width)})
+    with pytest.raises(ValueError, match=rf"the {role} .*randomness of its own.*(eval\(\)|latents)"):
+        problem.train(2)
+
+
+def test_randomness_that_eval_switches_off_is_accepted():
+    class Regularised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 1).double()
+
+        def forward(self, rows):
+            return nn.functional.dropout(self.layer(rows), 0.5, self.training)
+
+    problem = minibatch_mlp().but(discriminator=Regularised().eval())
+    assert gi.itd(problem.train(4), problem.metric()).isfinite().all()
