@@ -86,7 +86,8 @@ class _Sweep:
         self.cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)
         self.scores = torch.zeros(len(stops), trace.size, dtype=torch.float64, device=trace.weights.device)
         self._folder = trace.history.folder
-        self._name = f"sweep-{digest(torch.tensor([start, *stops]), torch.tensor(damping), self.cotangent)}.pt"
+        sweep = digest(torch.tensor([start, *stops]), torch.tensor(float(damping), dtype=torch.float64), self.cotangent)
+        self._name = f"sweep-{sweep}.pt"
         if self._folder is not None and (self._folder.path / self._name).exists():
             self._resume(self._folder)
 

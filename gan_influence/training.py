@@ -209,7 +209,8 @@ def _copied(part: Tensor, home: torch.device) -> Tensor:
 def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
     """What a run is made of: two runs with the same fingerprint pass through the same states."""
     parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
-    steps = sorted({begun.first, min(begun.first + 1, last), (begun.first + last) // 2, max(last - 1, 0)})
+    final = max(last - 1, begun.first)
+    steps = sorted({begun.first, min(begun.first + 1, final), (begun.first + last) // 2, final})
     rates = [begun.updates.learning_rates(begun.theta(begun.first), t) for t in steps]
     batches = [part for t in steps for part in begun.schedule(t) if part is not None]
     return {

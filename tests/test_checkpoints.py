@@ -305,12 +305,12 @@ def test_a_sweep_goes_on_from_its_last_segment(options, keep_graphs, tmp_path):
 def test_the_sweep_of_another_metric_damping_or_window_does_not_take_over_what_a_killed_one_left(tmp_path):
     schedule = Watched(killed, (9, 2))
     with pytest.raises(KilledError):
-        scores_of(watched_run(tmp_path, schedule))
+        scores_of(watched_run(tmp_path, schedule), damping=0.1)
     assert len(files(tmp_path, "sweep-*.pt")) == 1
     trace, undisturbed = watched_run(tmp_path, Watched()), watched_run(None, Watched())
     other = gi.metrics.AverageLogLikelihood(normal(40, 5, 2), normal(41, 5, 2))
     assert same_bits(gi.itd(trace, other), gi.itd(undisturbed, other))
-    for options in ({"damping": 0.1}, {"last": 19}, {"at": [19]}):
+    for options in ({"damping": 0.1 + 1e-12}, {"damping": 0.1, "last": 19}, {"damping": 0.1, "at": [19]}):
         assert same_bits(scores_of(trace, **options), scores_of(undisturbed, **options))
     assert len(files(tmp_path, "sweep-*.pt")) == 1
     assert same_bits(scores_of(trace), scores_of(undisturbed))
@@ -525,6 +525,14 @@ def test_a_damaged_record_of_the_run_is_refused(text, tmp_path):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=r"run.json is damaged .*give another checkpoint folder, or empty it"):
         run_with(tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_schedule_is_asked_for_the_steps_of_the_run_only(steps, tmp_path):
+    batches = [minibatch_mlp().schedule(t) for t in range(steps)]
+    problem = minibatch_mlp(schedule=lambda t: batches[t])
+    trace = train(gi.Checkpoint(folder=tmp_path), problem=problem, steps=steps)
+    assert same_bits(scores_of(trace), scores_of(train("full", steps=steps)))
 
 
 def test_a_folder_with_other_files_is_used_beside_them(tmp_path):
