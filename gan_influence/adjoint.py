@@ -20,18 +20,20 @@ compiler and fuses operations, which gives other bits than the eager step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import vmap
 
 from gan_influence.game import BOTH, Game, Moving, Rows
 from gan_influence.optim import Phase, Updates
 from gan_influence.recording import PullBack, RecordedLinearisation
 from gan_influence.steps import as_rows
 
-__all__ = ["FieldGraph", "Linearised", "linearise"]
+__all__ = ["FieldGraph", "Linearised", "linearise", "row_terms"]
 
 
 class FieldGraph:
@@ -80,25 +82,44 @@ class FieldGraph:
         return torch.cat([of_phi, of_psi], dim=-1), rows
 
     def _differentiate(self, inputs: tuple[Tensor, ...], cotangent: Tensor, retain_graph: bool) -> tuple[Tensor, ...]:
-        pairs = [
-            (part, c) for part, c in zip(self.parts, self.game.split(cotangent), strict=True) if part.requires_grad
-        ]
-        if not pairs:  # the one player that moves has no parameters
+        moving = [k for k, part in enumerate(self.parts) if part.requires_grad]
+        parts = [self.parts[k] for k in moving]
+
+        def product(cotangent: Tensor) -> tuple[Tensor, ...]:
+            cotangents = [self.game.split(cotangent)[k] for k in moving]
+            found = torch.autograd.grad(parts, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
+            return tuple(torch.zeros_like(of) if one is None else one for one, of in zip(found, inputs, strict=True))
+
+        if not parts:  # the one player that moves has no parameters
             return self._zeros(inputs, cotangent)
-        found = torch.autograd.grad(
-            [part for part, _ in pairs],
-            inputs,
-            [c for _, c in pairs],
-            retain_graph=retain_graph,
-            is_grads_batched=cotangent.ndim > self.phi.ndim,
-            allow_unused=True,
-        )
-        zeros = self._zeros(inputs, cotangent)  # materialize_grads would leave out the dimension of the batch
-        return tuple(zero if one is None else one for one, zero in zip(found, zeros, strict=True))
+        return vmap(product)(cotangent) if cotangent.ndim > self.phi.ndim else product(cotangent)
 
     @staticmethod
     def _zeros(inputs: tuple[Tensor, ...], cotangent: Tensor) -> tuple[Tensor, ...]:
         return tuple(one.new_zeros(*cotangent.shape[:-1], one.shape[-1]) for one in inputs)
+
+
+def row_terms(
+    game: Game,
+    theta: Float[Tensor, "*models d"],
+    cotangents: Sequence[Float[Tensor, "*models d"]],
+    rows: Rows,
+    denominator: int,
+) -> list[Float[Tensor, "*models rows"]]:
+    """``<c, grad_theta real(D(psi, x_i))> / denominator`` of these rows, for each cotangent ``c``.
+
+    This is :meth:`FieldGraph.row_terms` of a batch of ``denominator`` rows, a part of it at a time and without what no
+    row's weight multiplies: the fake rows and the regulariser. The field is linear in the weights, so that ones do.
+    """
+    _, psi = game.leaves(theta)
+    with torch.enable_grad():
+        costs = (vmap(game.row_costs, in_dims=(0, None)) if psi.ndim > 1 else game.row_costs)(psi, rows)
+        weights = torch.ones_like(costs, requires_grad=True)
+        (slope,) = torch.autograd.grad(
+            (weights * costs).sum() / denominator, psi, create_graph=True, materialize_grads=True
+        )
+    of_psi = [game.split(c)[1] for c in cotangents]
+    return [torch.autograd.grad(slope, weights, c, retain_graph=True, materialize_grads=True)[0] for c in of_psi]
 
 
 def linearise(

@@ -1,4 +1,4 @@
-"""Approximate implicit differentiation: the derivative of the equilibrium (TNNLS Alg. 2)."""
+"""Approximate implicit differentiation: the derivative of the equilibrium (TNNLS Alg. 2), stochastic or not."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.adjoint import FieldGraph
+from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.checks import is_real, is_whole
+from gan_influence.game import Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
-from gan_influence.trace import Trace
+from gan_influence.steps import as_rows, step_inputs
+from gan_influence.trace import StepInputs, Trace
 
 __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 
@@ -39,32 +41,50 @@ def aid(
     at: Sequence[int] | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "*stops *terms N"]:
-    r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18).
+    r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18, Alg. 2; stochastic: VI-A2).
 
-    ``score_j = dv_j(theta_T) . w`` with ``w = sum_{m<M} (Z^T)^m grad E`` (``solver="neumann"``) or its limit, the
-    solution of ``(I - Z^T) w = grad E`` (``solver="gmres"``), where ``Z = I - eta (J + gamma I)``.
+    ``score_j = dv_j(theta_T) . w`` with ``dv_j = -(eta/N) grad f(D(psi, x_j))`` and, for ``solver="neumann"``::
 
-    The learning rates are all of the optimiser that enters: at an equilibrium momentum is spent, the averaged generator
-    is the generator, and the order of moves does not matter. The metric's gradient is taken where the metric looks.
+        w = sum_{m<M} Z_m^T ... Z_1^T grad E        Z_m = I - eta (J(theta_T; batch_{T+m-1}) + gamma I)
+
+    theta_T stays, the batches do not: term m = 1 ... M-1 multiplies by the Z of the rows and latents that the schedule
+    gives for step T + m - 1. The schedule simply goes on past the end of the run, so that every term's batch is fresh
+    and the scores are reproducible. Each J has its own batch's denominator (TNNLS Appendix B-A); dv_j has that of the
+    whole data, whose mean cost the batches stand for, and every row is scored. Where all steps see the same batch, as
+    with :class:`gan_influence.FullBatch`, w is ``sum_{m<M} (Z^T)^m grad E``, as in eq. 18.
+
+    This is the adjoint of ``Delta <- Z_m Delta + dv_j``, m = M-1 ... 1, the linearised steps of a run that stays at
+    theta_T. Alg. 2 with a fresh batch a step, ``w <- Z_m^T w + grad E``, nests the factors the other way round: with
+    independent batches it has the same expectation, but in small games it scattered 1.2 to 14 times as much about it.
+
+    ``solver="gmres"`` gives the limit, the solution of ``(I - Z^T) w = grad E``. Its J is the mean of those of the
+    batches of steps T, T + 1, ..., until they hold N rows, each weighted by its number of rows. For
+    :class:`gan_influence.Minibatches` that is an epoch, and J that of all rows, where T is a multiple of an epoch;
+    elsewhere it is as many steps, of which some end one epoch and the others begin the next.
+
+    The learning rates are all of the optimiser that enters, those of the run's last step: at an equilibrium momentum is
+    spent, the averaged generator is the generator, and the order of moves does not matter. The metric's gradient is
+    taken where the metric looks.
 
     Args:
-        trace: the training run; only its end is used.
+        trace: the training run; only its end and its schedule are used.
         metric: what is measured.
         terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
             the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
-            is, as in the paper; GMRES tells what it should have tended to.
+            is, as in the paper; GMRES tells what it should have tended to. A product of GMRES takes its whole epoch.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step.
-        at: stopping times: score the run as if it had ended after each of these steps. The batch is that of the
-            trace's last step for all.
+        at: stopping times: score the run as if it had ended after each of these steps. All use the learning rates of
+            the trace's last step and the batches after the trace's end, T = ``trace.steps``.
         progress: show a progress bar.
 
     Returns:
         ``(N,)``; with several ``terms`` ``(len(terms), N)``; with ``at`` a leading dimension ``len(at)``.
 
     Raises:
-        ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace.
+        ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace, a
+            schedule that does not go on past the end of the run.
         TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator.
         ConvergenceError: the series overflowed, or GMRES missed its tolerance within ``terms`` products.
     """
@@ -85,28 +105,116 @@ def aid(
     gradient = metric_gradients(metric, trace.game, seen)
     last = max(trace.steps - 1, 0)
     eta = trace.updates.learning_rates(theta, last) if scale is None else theta.new_full((trace.game.size,), scale)
-    inputs = trace.inputs(last)
 
-    weights = inputs.of_batch(trace.weights)
     if solver == "neumann":
-        graph = FieldGraph(trace.game, theta, weights.repeat(len(stops), 1), inputs.rows, inputs.latents)
-        sums = _neumann(graph, gradient, eta, damping, counts, stops, progress)
-        rows = torch.stack([graph.row_terms(-eta * total) for total in sums], dim=1)
+        _check_series(trace, max(counts))
+        field = _Field(trace, theta)
+        sums = _neumann(field, trace.steps, gradient, eta, damping, counts, stops, progress)
+        rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=1)
     else:
-        rows = theta.new_empty(len(stops), 1, len(weights))
+        rows = theta.new_empty(len(stops), 1, trace.size)
+        epoch = _epoch(trace)
         for k, stop in enumerate(stops):
-            graph = FieldGraph(trace.game, theta[k], weights, inputs.rows, inputs.latents)
-            rows[k, 0] = graph.row_terms(-_gmres(graph, gradient[k], damping, counts[0], stop))
+            field = _Field(trace, theta[k])
+            (rows[k, 0],) = field.row_terms([-_gmres(field, epoch, gradient[k], damping, counts[0], stop)])
 
-    scores = torch.zeros(*rows.shape[:2], trace.size, dtype=theta.dtype, device=theta.device)
-    inputs.add_to_rows(scores, -weights * rows)
+    scores = 0 - trace.weights * rows  # a removed row scores 0, not -0
     if is_whole(terms):
         scores = scores.squeeze(1)
     return scores[0] if at is None else scores
 
 
+class _Field:
+    """The field at one ``theta``, or a stack of them, of any step's batch: products with ``J^T``, and row terms.
+
+    Steps that see the whole of the data and the same latents share one graph. Every other batch is linearised for its
+    own product, so that memory does not grow with their number.
+    """
+
+    def __init__(self, trace: Trace, theta: Float[Tensor, "*stops d"]):
+        self._trace, self._theta = trace, theta
+        end = max(trace.steps - 1, 0)
+        first, last = trace.inputs(min(trace.first, end)), trace.inputs(end)
+        self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
+        self._of_batch = Recorded(self._product)
+        self._whole: FieldGraph | None = None
+        if last.indices is None:
+            self._whole, self._latents = self._graph(trace.weights, last.latents, last.rows), last.latents
+            self._of_whole = Recorded(self._whole.transpose_product)
+
+    def transpose_product(self, t: int, cotangent: Float[Tensor, "*stops d"]) -> Float[Tensor, "*stops d"]:
+        """``J(theta; batch_t)^T c``."""
+        inputs = self._trace.inputs(t)
+        if self._whole is not None and inputs.indices is None and torch.equal(inputs.latents, self._latents):
+            return self._of_whole(cotangent)
+        weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
+        return self._of_batch(cotangent, weights, latents, *rows)
+
+    def row_terms(self, cotangents: list[Float[Tensor, "*stops d"]]) -> list[Float[Tensor, "*stops N"]]:
+        """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training."""
+        if self._whole is not None:
+            return [self._whole.row_terms(c) for c in cotangents]
+        game, data, n = self._trace.game, self._trace.data, self._trace.size
+        starts = range(0, n, self._block)
+        parts = [_part(data, slice(start, start + self._block)) for start in starts]
+        blocks = [row_terms(game, self._theta, cotangents, rows, n) for rows in parts]
+        return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
+
+    def _product(self, cotangent: Tensor, weights: Tensor, latents: Tensor, *rows: Tensor) -> Tensor:
+        return self._graph(weights, latents, as_rows(rows)).transpose_product(cotangent)
+
+    def _graph(self, weights: Tensor, latents: Tensor, rows: Rows) -> FieldGraph:
+        return FieldGraph(self._trace.game, self._theta, weights.repeat(*self._theta.shape[:-1], 1), rows, latents)
+
+
+def _size(inputs: StepInputs) -> int:
+    return len(first_rows(inputs.rows))
+
+
+def _part(rows: Rows, which: slice) -> Rows:
+    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]
+
+
+def _after_the_end(trace: Trace, t: int, wanted: str) -> StepInputs:
+    """The batch of a step that training has not taken."""
+    try:
+        return trace.inputs(t)
+    except Exception as error:
+        raise ValueError(
+            f"the schedule gives no batch of step {t} ({type(error).__name__}: {error}). {wanted}. Let the schedule go "
+            "on past the end of the run, as Minibatches and FullBatch do"
+        ) from error
+
+
+def _check_series(trace: Trace, terms: int) -> None:
+    """Does the schedule go on for that many terms? Better said before the series than at its end."""
+    if terms > 1:
+        first, last = trace.steps, trace.steps + terms - 2
+        wanted = (
+            f"AID with {terms} terms uses those of steps {first} to {last}, after the end of the run: each term beyond "
+            "the first takes a fresh batch (TNNLS VI-A2)"
+        )
+        _after_the_end(trace, last, wanted)
+
+
+def _epoch(trace: Trace) -> dict[int, float]:
+    """The steps after the end whose batches make up N rows or just more, and each one's share of these rows."""
+    sizes: dict[int, int] = {}
+    wanted = (
+        f"AID with solver='gmres' uses those from step {trace.steps} on, after the end of the run, until they hold "
+        f"{trace.size} rows: their mean stands for the whole data"
+    )
+    t, held = trace.steps, 0
+    while held < trace.size:
+        sizes[t] = _size(_after_the_end(trace, t, wanted))
+        held += sizes[t]
+        t += 1
+    return {t: size / held for t, size in sizes.items()}
+
+
 def _neumann(
-    graph: FieldGraph,
+    field: _Field,
+    end: int,
     gradient: Float[Tensor, "stops d"],
     eta: Float[Tensor, " d"],
     damping: float,
@@ -114,12 +222,11 @@ def _neumann(
     stops: list[int],
     progress: bool,
 ) -> list[Float[Tensor, "stops d"]]:
-    """``sum_{m<M} (Z^T)^m grad E`` for each M of ``counts``, from one series."""
+    """``sum_{m<M} Z_m^T ... Z_1^T grad E`` for each M of ``counts``, from one series; Z_1 is that of step ``end``."""
     term, total, sums = gradient, gradient.clone(), {1: gradient}
-    product = Recorded(graph.transpose_product)
     for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not progress):
         scaled = eta * term
-        term = term - product(scaled) - damping * scaled
+        term = term - field.transpose_product(end + m - 1, scaled) - damping * scaled
         total += term
         if m + 1 in counts:
             sums[m + 1] = total.clone()
@@ -134,13 +241,19 @@ def _neumann(
 
 
 def _gmres(
-    graph: FieldGraph, gradient: Float[Tensor, " d"], damping: float, products: int, stop: int
+    field: _Field, epoch: dict[int, float], gradient: Float[Tensor, " d"], damping: float, products: int, stop: int
 ) -> Float[Tensor, " d"]:
-    """``eta w`` for the limit ``w``: ``(I - Z^T) w = grad E`` is ``(J + gamma I)^T (eta w) = grad E``."""
+    """``eta w`` for the limit ``w``: ``(I - Z^T) w = grad E`` is ``(J + gamma I)^T (eta w) = grad E``.
+
+    ``J`` is the mean over the steps of ``epoch`` with these shares.
+    """
 
     def product(vector: np.ndarray) -> np.ndarray:
         c = torch.from_numpy(np.ascontiguousarray(vector)).to(gradient).reshape(-1)
-        return (graph.transpose_product(c) + damping * c).double().cpu().numpy()
+        mean = torch.zeros_like(c)
+        for t, share in epoch.items():
+            mean += share * field.transpose_product(t, c)
+        return (mean + damping * c).double().cpu().numpy()
 
     b = gradient.double().cpu().numpy()
     tolerance = 1e-12 if gradient.dtype == torch.float64 else 1e-6

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -14,72 +16,77 @@ from tqdm import tqdm
 
 from gan_influence.checkpoint import digest
 from gan_influence.checks import is_whole
-from gan_influence.metrics.metric import Metric, metric_values
+from gan_influence.metrics.metric import Metric, metric_value, metric_values
 from gan_influence.steps import DivergenceError, states
 from gan_influence.trace import StepInputs, Trace
 from gan_influence.training import check_removal
 
-__all__ = ["counterfactual", "counterfactuals"]
+__all__ = ["counterfactual", "counterfactual_and_rounding", "counterfactuals"]
 
 _SHARE_OF_MEMORY = 0.5
 _OVERHEAD = 8  # what a step costs besides its models, in models
 _MORE_PARTS = 8
+_LARGE = 2**24  # bytes that a step keeps, above which models share neither a processor's cache nor any overhead
+_SAYS_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 def counterfactual(
     trace: Trace,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     removals: Iterable[Iterable[int]],
     last: int | None = None,
     *,
     at: Sequence[int] | None = None,
     chunk: int | None = None,
     progress: bool = False,
-) -> Float[Tensor, "*stops R"]:
+) -> Float[Tensor, "*metrics *stops R"]:
     """``metric(after removal) - metric(before)`` for each removal, by retraining (TNNLS eq. 7, Definition 2).
 
-    A retraining starts where its first removed row was used, from the factual state: before it nothing differs.
+    A retraining starts where its first removed row was used, from the factual state: before it nothing differs. Models
+    are trained as one batch; on a CPU large ones, which gain nothing by that, one after another.
 
     Args:
         trace: the factual run, whose start, batches and optimisers every retraining shares.
-        metric: what is measured.
+        metric: what is measured; several are measured off one retraining.
         removals: the sets of rows to leave out, one set a retraining.
         last: retrain only that many final steps; by default all.
         at: stopping times: measure every run after each of these steps, off one retraining.
-        chunk: how many models to train at once; by default as many as half of the free memory holds.
+        chunk: how many models to train at once; by default as many as half of the free memory holds. Halved, with a
+            warning, where they do not fit after all.
         progress: show a progress bar.
 
     Returns:
-        ``(R,)``, or ``(len(at), R)``.
+        ``(R,)``, or ``(len(at), R)``; of several metrics with a leading dimension ``len(metric)``.
 
     Raises:
         IndexError, TypeError, ValueError: a removed row is out of range, no integer or named twice; ``last`` or ``at``
             reach outside the trace.
         DivergenceError: a retraining diverged; the message names the removal.
+        MemoryError: not even one model at a time fits.
     """
     return counterfactuals([trace], [metric], [removals], last, at=at, chunk=chunk, progress=progress)[0]
 
 
 def counterfactuals(
     traces: Sequence[Trace],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | Sequence[Metric]],
     removals: Sequence[Iterable[Iterable[int]]],
     last: int | None = None,
     *,
     at: Sequence[int] | None = None,
     chunk: int | None = None,
     progress: bool = False,
-) -> Float[Tensor, "runs *stops R"]:
+) -> Float[Tensor, "runs *metrics *stops R"]:
     """:func:`counterfactual` of several runs at once, as one batch of models: seeds of one experiment.
 
     Args:
         traces: runs of the same game, from different starts, on different rows or latents of the same shapes.
-        metrics: one a run.
+        metrics: one a run, or as many for each.
         removals: as many sets of rows for each run.
         last, at, chunk, progress: as for :func:`counterfactual`; a chunk counts the models of one run.
 
     Returns:
-        ``(runs, R)``, or ``(runs, len(at), R)``.
+        ``(runs, R)``, or ``(runs, len(at), R)``; of several metrics a run with a dimension of them after the first.
 
     Raises:
         ValueError: the runs differ in their steps, in the number of removals or in what they are made of.
@@ -94,26 +101,126 @@ def counterfactuals(
         raise ValueError(f"each run must have as many removals, got {[len(of_run) for of_run in rows]}")
     start = traces[0].window(last)
     stops = [traces[0].steps] if at is None else traces[0].stops(at)
+    several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
+    influence = _differences(runs, several, rows, [], start, stops, chunk, progress).to(traces[0].weights.dtype)
+    if at is None:
+        influence = influence[:, :, 0]
+    return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]
 
-    begins = [
-        min(of_runs)
-        for of_runs in zip(
-            *(_first_differences(*pair, start, max(stops)) for pair in zip(traces, rows, strict=True)), strict=True
-        )
-    ]
-    size = chunk if chunk is not None else max(_models_that_fit(traces[0]) // len(traces), 1)
-    parts = _parts(begins, max(stops), size)
-    influence = traces[0].weights.new_zeros(len(traces), len(stops), len(begins))
-    steps = sum(max(stops) - begins[part[0]] for part in parts)
-    with tqdm(total=steps, desc="retraining", unit="step", disable=not progress) as bar:
-        for part in parts:
-            without = [[of_run[k] for k in part] for of_run in rows]
+
+def counterfactual_and_rounding(
+    trace: Trace,
+    metric: Metric,
+    removals: Iterable[Iterable[int]],
+    signs: Float[Tensor, "K d"],
+    last: int | None = None,
+    *,
+    progress: bool = False,
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " K"]]:
+    """:func:`counterfactual`, and what rounding alone does to the metric, in the same batch of models.
+
+    Replica k is the factual run once more, from a start whose parameters are half a unit in the last place off::
+
+        theta + signs[k] * (eps / 2) * theta
+
+    rounded, so that most move by one unit. From there on every operation of its steps rounds another way.
+
+    Args:
+        trace, metric, removals, last, progress: as for :func:`counterfactual`.
+        signs: of each replica's parameters, each +1 or -1.
+
+    Returns:
+        ``metric(after removal) - metric(before)`` and ``metric(replica) - metric(factual)``, float64.
+
+    Raises:
+        DivergenceError, MemoryError, IndexError, TypeError, ValueError: as :func:`counterfactual` does.
+    """
+    rows, signs = _checked(removals, trace), signs.to(trace.weights)
+    runs, start, stops = _Runs([trace]), trace.window(last), [trace.steps]
+    differences = _differences(runs, [[metric]], [rows], signs, start, stops, None, progress)[0, 0, 0]
+    return differences[: len(rows)], differences[len(rows) :]
+
+
+def _differences(
+    runs: _Runs,
+    metrics: list[list[Metric]],
+    rows: list[list[list[int]]],
+    signs: Iterable[Float[Tensor, " d"]],
+    start: int,
+    stops: list[int],
+    chunk: int | None,
+    progress: bool,
+) -> Float[Tensor, "runs metrics stops R+K"]:
+    """``metric(retraining) - metric(factual)``, float64: first without each set of rows, then of each replica."""
+    traces, stop = runs.traces, max(stops)
+    models = [_Model(list(without)) for without in zip(*rows, strict=True)]
+    firsts = [_first_differences(trace, of_run, start, stop) for trace, of_run in zip(traces, rows, strict=True)]
+    begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)]
+    removals = len(models)
+    for of_replica in signs:
+        models.append(_Model([[] for _ in traces], of_replica))
+        begins.append(start)
+
+    bytes_kept = _kept_by_a_step(traces[0])
+    alone = chunk is None and len(traces) == 1 and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
+    size = chunk if chunk is not None else max(_models_that_fit(traces[0], bytes_kept) // len(traces), 1)
+    shape = len(traces), len(metrics[0]), len(stops), len(models)
+    differences = traces[0].weights.new_zeros(shape, dtype=torch.float64)
+    factual = _values_of(traces[0], metrics[0], stops) if alone else []
+
+    def retrain(part: list[int], bar: tqdm) -> None:
+        together, begin = [models[k] for k in part], begins[part[0]]
+        try:
+            if alone:
+                differences[0, ..., part[0]] = _retrain_alone(
+                    traces[0], metrics[0], factual, together[0], begin, stops, bar
+                )
+            else:
+                differences[..., part] = _retrain_together(runs, metrics, together, begin, stops, bar)
+        except DivergenceError as error:
+            _name_the_model(error, part, removals)
+            raise
+
+    _in_parts(retrain, begins, stop, 1 if alone else size, progress)
+    return differences
+
+
+def _in_parts(
+    retrain: Callable[[list[int], tqdm], None], begins: list[int], stop: int, size: int, progress: bool
+) -> None:
+    """Retrain the models in parts of at most ``size``, and in smaller ones where those do not fit in memory."""
+    parts = _parts(range(len(begins)), begins, stop, size)
+    with tqdm(total=_steps(parts, begins, stop), desc="retraining", unit="step", disable=not progress) as bar:
+        while parts:
+            part, done = parts[0], bar.n
             try:
-                influence[..., part] = _retrain_together(runs, metrics, without, begins[part[0]], stops, bar)
-            except DivergenceError as error:
-                _name_the_removal(error, part)
-                raise
-    return influence[:, 0] if at is None else influence
+                retrain(part, bar)
+                del parts[0]
+                continue
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise MemoryError(
+                        f"not even one model at a time can be retrained in memory ({error}): free some, train with "
+                        "smaller batches or measure with fewer rows and latents"
+                    ) from error
+            # Only here, after the handler, are the failed attempt's tensors gone.
+            size = -(-len(part) // 2)
+            warnings.warn(
+                f"{len(part)} models at once do not fit in memory: going on with {size}", RuntimeWarning, stacklevel=5
+            )
+            parts = _parts([k for waiting in parts for k in waiting], begins, stop, size)
+            bar.update(done - bar.n)
+            bar.total = done + _steps(parts, begins, stop)
+            bar.refresh()
+
+
+class _Model(NamedTuple):
+    """What sets a retraining apart from the factual run: the rows it is without, by run; its start's rounding."""
+
+    without: list[list[int]]
+    signs: Float[Tensor, " d"] | None = None
 
 
 class _Runs:
@@ -123,7 +230,7 @@ class _Runs:
         if not traces:
             raise ValueError("there must be at least one run")
         self.traces = traces
-        self.game, self.updates = traces[0].game, traces[0].updates
+        self.game, self.updates, self.recorded = traces[0].game, traces[0].updates, traces[0].recorded
         for k, trace in enumerate(traces[1:], start=1):
             different = [name for name, what in _MADE_OF.items() if what(trace) != what(traces[0])]
             if different:
@@ -144,7 +251,7 @@ _MADE_OF: dict[str, Callable[[Trace], object]] = {
     "its modules": lambda trace: [str(player.module) for player in trace.game.players],
     "its modules' constants": lambda trace: digest(*trace.game.constants()),
     "its loss": lambda trace: trace.game.loss,
-    "l2": lambda trace: trace.game.l2,
+    "l2": lambda trace: (trace.game.l2, trace.game.l2_of),
     "its optimisers": lambda trace: [repr(one) for one in trace.updates.pair],
     "the order of updates": lambda trace: trace.updates.order,
     "ema_decay": lambda trace: trace.updates.decay,
@@ -177,13 +284,13 @@ def _first_differences(trace: Trace, rows: list[list[int]], start: int, stop: in
     return begins
 
 
-def _parts(begins: list[int], stop: int, size: int) -> list[list[int]]:
-    """The removals in parts of at most ``size``, earliest first, which together take the fewest steps of a model.
+def _parts(models: Iterable[int], begins: list[int], stop: int, size: int) -> list[list[int]]:
+    """The models in parts of at most ``size``, earliest first, which together take the fewest steps of a model.
 
-    Each part starts with its earliest removal, trains the factual model along and has a step's overhead, which
-    counts as a few models.
+    Each part starts with its earliest model, trains the factual one along and has a step's overhead, which counts as
+    a few models.
     """
-    order = sorted(range(len(begins)), key=begins.__getitem__)
+    order = sorted(models, key=begins.__getitem__)
 
     def split(count: int) -> list[list[int]]:
         bounds = [round(k * len(order) / count) for k in range(count + 1)]
@@ -196,36 +303,80 @@ def _parts(begins: list[int], stop: int, size: int) -> list[list[int]]:
     return min((split(count) for count in range(max(fewest, 1), fewest + _MORE_PARTS + 1)), key=cost)
 
 
+def _steps(parts: list[list[int]], begins: list[int], stop: int) -> int:
+    return sum(stop - begins[part[0]] for part in parts)
+
+
+def _values_of(trace: Trace, metrics: list[Metric], stops: list[int]) -> list[list[Tensor]]:
+    """Of each metric at each stop."""
+    return [[metric_value(metric, trace.game, trace.seen(stop)) for stop in stops] for metric in metrics]
+
+
+def _retrain_alone(
+    trace: Trace,
+    metrics: list[Metric],
+    factual: list[list[Tensor]],
+    model: _Model,
+    start: int,
+    stops: list[int],
+    bar: tqdm,
+) -> Float[Tensor, "metrics stops"]:
+    """One retraining, step for step as the factual run was trained; ``factual``: its metrics at the stops."""
+    weights, state = trace.weights.clone(), trace.state(start).clone()
+    weights[model.without[0]] = 0
+    _perturb(state[0], model)
+    differences = torch.zeros(len(metrics), len(stops), dtype=torch.float64)
+    for step, reached in states(trace, state, weights, range(start, max(stops))):
+        bar.update()
+        for k in [k for k, stop in enumerate(stops) if stop == step]:
+            for metric, own, row in zip(metrics, factual, differences, strict=True):
+                row[k] = (metric_value(metric, trace.game, reached[trace.updates.seen]) - own[k]).double()
+    return differences
+
+
+def _perturb(theta: Float[Tensor, "*runs d"], model: _Model) -> None:
+    if model.signs is not None:
+        theta += model.signs * (torch.finfo(theta.dtype).eps / 2 * theta)
+
+
 def _retrain_together(
-    runs: _Runs, metrics: Sequence[Metric], rows: list[list[list[int]]], start: int, stops: list[int], bar: tqdm
-) -> Float[Tensor, "runs stops part"]:
-    """Train each factual model and one without each set of rows side by side, so that all share their rounding."""
-    models = 1 + len(rows[0])
+    runs: _Runs, metrics: list[list[Metric]], together: list[_Model], start: int, stops: list[int], bar: tqdm
+) -> Float[Tensor, "runs metrics stops part"]:
+    """Train each factual model and these retrainings of it side by side, so that all share their rounding."""
+    models = 1 + len(together)
     weights = runs.stacked([trace.weights.repeat(models, 1) for trace in runs.traces])
-    for own, of_run in zip(runs.apart(weights), rows, strict=True):
-        for model, removed in enumerate(of_run, start=1):
-            own[model, removed] = 0
     state = runs.stacked([trace.state(start).repeat(models, 1, 1) for trace in runs.traces])
-    influence = weights.new_zeros(len(rows), len(stops), models - 1)
+    for k, model in enumerate(together, start=1):
+        for own, removed in zip(runs.apart(weights), model.without, strict=True):
+            own[k, removed] = 0
+        _perturb(state[..., k, 0, :], model)
+    shape = len(runs.traces), len(metrics[0]), len(stops), models - 1
+    differences = weights.new_zeros(shape, dtype=torch.float64)
     for step, reached in states(runs, state, weights, range(start, max(stops))):
         bar.update()
         if step in stops:
             at = [k for k, stop in enumerate(stops) if stop == step]
             for run, seen in enumerate(runs.apart(reached[..., runs.updates.seen, :])):
-                values = metric_values(metrics[run], runs.game, seen)
-                influence[run, at] = values[1:] - values[0]
-    return influence
+                for row, metric in enumerate(metrics[run]):
+                    values = metric_values(metric, runs.game, seen)  # its own type may be wider than the state's
+                    differences[run, row, at] = (values[1:] - values[0]).double()
+    return differences
 
 
-def _name_the_removal(error: DivergenceError, part: list[int]) -> None:
+def _name_the_model(error: DivergenceError, part: list[int], removals: int) -> None:
     *run, model = error.model
     if model:  # 0 is the factual run
-        where = f" in run {run[0]}" if run else ""
-        error.args = (f"retraining without removals[{part[model - 1]}]{where}: {error.args[0]}",)
+        where, k = f" in run {run[0]}" if run else "", part[model - 1]
+        which = f"retraining without removals[{k}]" if k < removals else f"replica {k - removals} of the factual run"
+        error.args = (f"{which}{where}: {error.args[0]}",)
 
 
-def _models_that_fit(trace: Trace) -> int:
-    """How many models' steps fit into a share of the free memory, judged by what one step keeps for its backward."""
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _SAYS_OUT_OF_MEMORY)
+
+
+def _kept_by_a_step(trace: Trace) -> int:
+    """Bytes that one model's step keeps for its backward pass."""
     kept = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -237,6 +388,11 @@ def _models_that_fit(trace: Trace) -> int:
     phi, psi = trace.game.leaves(trace.theta(trace.first))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         trace.game.losses(phi, psi, inputs.rows, inputs.latents, inputs.of_batch(trace.weights))
+    return kept
+
+
+def _models_that_fit(trace: Trace, kept: int) -> int:
+    """How many models' steps fit into a share of the free memory, each keeping that many bytes."""
     state = trace.state(trace.first)
     model = 2 * kept + (state.numel() * 4 + trace.size) * state.element_size()
     if trace.weights.device.type == "cuda":

@@ -28,6 +28,7 @@ class Moving(NamedTuple):
 
 
 BOTH = Moving(True, True)
+_REGULARISED = ("all", "kernels")
 _STACKED = (0, 0, None, None, 0), (0, 0, 0, 0, 0)  # phi, psi, rows, latents, weights: the models of a run; runs
 
 
@@ -69,6 +70,12 @@ class Player:
         parts = parameters.split(self.sizes, dim=-1)
         return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
+    def kernels(self, parameters: Float[Tensor, " d"]) -> Float[Tensor, " d2"]:
+        """The vector's parts of two dimensions or more, without biases and gains."""
+        parts = zip(parameters.split(self.sizes, dim=-1), self.shapes, strict=True)
+        kernels = [part for part, shape in parts if len(shape) > 1]
+        return torch.cat(kernels, dim=-1) if kernels else parameters[..., :0]
+
     def at(self, parameters: Float[Tensor, " d"]) -> Callable[[Tensor], Tensor]:
         """The module as a function of its inputs alone, at these parameters; the module itself is left untouched."""
         named = self.unflatten(parameters)
@@ -101,6 +108,8 @@ class Game:
             one-player game ``squared_error``, ``cross_entropy``, ``binary_cross_entropy`` or a function
             ``(outputs, targets) -> (n,)``.
         l2: ``(lambda_1, lambda_2)``, both at least 0; in a one-player game one rate.
+        l2_of: the parameters that l2 regularises: ``"all"`` of them, or ``"kernels"``, those of two dimensions or
+            more, which leaves out biases and gains (as the ICLR authors' code does).
 
     Raises:
         TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
@@ -113,12 +122,16 @@ class Game:
         discriminator: nn.Module,
         loss: str | losses.Loss | losses.PairCost = "minimax",
         l2: tuple[float, float] | float = (0.0, 0.0),
+        l2_of: str = "all",
     ):
         self.one_player = generator is None
         self.generator = Player("generator", nn.Identity() if generator is None else generator)
         self.discriminator = Player("model" if self.one_player else "discriminator", discriminator)
         self.loss: Any = losses.resolve_one_player(loss) if self.one_player else losses.resolve(loss)
         self.l2 = _check_l2((0.0, l2) if self.one_player and is_real(l2) else l2)
+        if l2_of not in _REGULARISED:
+            raise ValueError(f"l2_of must be one of {', '.join(_REGULARISED)}, got {l2_of!r}")
+        self.l2_of = l2_of
         if generator is not None:
             _reject_shared_parameters(generator, discriminator)
         _common_dtype(self.generator, self.discriminator)
@@ -234,7 +247,11 @@ class Game:
         return v_phi, v_psi
 
     def _regularised(self, cost: Float[Tensor, ""], player: int, own: Tensor) -> Float[Tensor, ""]:
-        return cost + 0.5 * self.l2[player] * own.square().sum() if self.l2[player] else cost
+        if not self.l2[player]:
+            return cost
+        if self.l2_of == "kernels":
+            own = self.players[player].kernels(own)
+        return cost + 0.5 * self.l2[player] * own.square().sum()
 
 
 class Players:

@@ -80,7 +80,8 @@ class _Sweep:
 
     def __init__(self, trace: Trace, metric: Metric, damping: float, start: int, stops: list[int]):
         self.trace, self.stops, self.down_to = trace, stops, stops[0]
-        self._linearise = Linearised(trace.game, trace.updates, damping)
+        key = trace.game, trace.updates, damping
+        self._linearise = trace.recorded.setdefault(key, Linearised(*key))
         self.cotangent = trace.weights.new_zeros(len(stops), *trace.state().shape)
         seen = torch.stack([trace.seen(stop) for stop in stops])
         self.cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)

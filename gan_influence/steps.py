@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -52,6 +51,9 @@ class Steppable(Protocol):
     @property
     def updates(self) -> Updates: ...
 
+    @property
+    def recorded(self) -> dict[Any, Any]: ...
+
     def inputs(self, t: int) -> StepInputs: ...
 
 
@@ -85,18 +87,21 @@ def states(
         DivergenceError: parameters stopped being finite, found at most 64 steps later and traced back.
     """
     checked, since = state, []
-    recorded: dict[tuple[Phase, ...], Recorded[Tensor]] = {}
     for t in steps:
-        phases = trace.updates.phases(t)
-        if phases not in recorded:
-            recorded[phases] = Recorded(partial(step, trace.game, trace.updates, phases))
-        state = recorded[phases](state, *step_inputs(trace.inputs(t), weights))
+        state = _recorded(trace, trace.updates.phases(t))(state, *step_inputs(trace.inputs(t), weights))
         since.append(t)
         if len(since) == _CHECK_EVERY:
             _check_finite(trace, checked, weights, since, state)
             checked, since = state, []
         yield t + 1, state
     _check_finite(trace, checked, weights, since, state)
+
+
+def _recorded(trace: Steppable, phases: tuple[Phase, ...]) -> Recorded[Tensor]:
+    key = trace.game, trace.updates, phases
+    if key not in trace.recorded:
+        trace.recorded[key] = Recorded(lambda *tensors: step(*key, *tensors))
+    return trace.recorded[key]
 
 
 def step_inputs(inputs: StepInputs, weights: Float[Tensor, "*models N"]) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -93,6 +93,7 @@ class Trace:
         weights: ``(N,)``, each row's weight: 1, or 0 where it was removed.
         history: the states, ``(rows, d)`` each: the parameters, the optimisers' buffers, the average.
         keep_graphs: see :class:`gan_influence.Checkpoint`.
+        recorded: steps of this game as they were recorded, shared with its retrainings.
     """
 
     game: Game
@@ -102,6 +103,7 @@ class Trace:
     weights: Float[Tensor, " N"]
     history: History
     keep_graphs: bool = False
+    recorded: dict[Any, Any] = field(default_factory=dict, repr=False)
     _segment: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property

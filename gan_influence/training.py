@@ -29,6 +29,11 @@ from gan_influence.trace import Trace
 
 __all__ = ["check_removal", "retrain", "train"]
 
+_LOW_PRECISION = (
+    "the players are {}: one row's influence can be smaller than a parameter's or a metric's last digit, and scores "
+    "come out well-formed all the same. Train in float32 or float64, or check them: gi.validate(trace, metric, scores)"
+)
+
 
 def train(
     game: Game,
@@ -64,6 +69,9 @@ def train(
         device: where to train; by default where ``data`` is.
         progress: show a progress bar.
 
+    Warns:
+        RuntimeWarning: the players have fewer digits than float32: see :func:`gan_influence.validate`.
+
     Raises:
         TypeError: data, latents and players differ in data type, or something given is of the wrong kind.
         ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps, an
@@ -82,6 +90,8 @@ def train(
         )
     checkpoint = _check_memory(memory)
     _check_data(game, data)
+    if torch.finfo(game.dtype).bits < 32:
+        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=2)
     inputs = first_rows(data)
     schedule = _fitted(schedule, inputs)
     home = torch.device(device) if device is not None else inputs.device
@@ -126,7 +136,7 @@ def retrain(
     weights[check_removal(removed, trace.size, "removed")] = 0
     start = trace.window(last)
     history = History(trace.state(start), start, start, 1)
-    begun = Trace(trace.game, trace.data, trace.schedule, trace.updates, weights, history)
+    begun = replace(trace, weights=weights, history=history, keep_graphs=False, _segment={})
     return _extend(begun, trace.steps - start, checkpoint, progress)
 
 
@@ -222,7 +232,7 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
         "constants": digest(*begun.game.constants()),
         "loss": f"{_named(begun.game.loss)}, {digest(*_probed(begun))}",
-        "l2": str(begun.game.l2),
+        "l2": f"{begun.game.l2} of {begun.game.l2_of}",
         "optimizer": "; ".join(map(_named, begun.updates.pair)) + f", {digest(*rates)}",
         "update": begun.updates.order,
         "ema_decay": str(begun.updates.decay),

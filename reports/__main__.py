@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from reports.data import VARIABLE, ensure_files, use_data_folder
+from reports.data import DIGITS, VARIABLE, ensure_files, on_digits, use_data_folder
 from reports.experiments import EXPERIMENTS
 from reports.provenance import program, resolve_device
 from reports.store import ensure_writable
@@ -28,17 +28,23 @@ def main() -> int:
     from reports.runner import run
 
     ensure_writable(arguments.out)
-    use_data_folder(arguments.data)
-    names = arguments.experiments or list(EXPERIMENTS)
+    names = arguments.experiments or [
+        name for name, experiment in EXPERIMENTS.items() if arguments.preset in experiment.unnamed
+    ]
+    experiments = {name: EXPERIMENTS[name] for name in names}
+    if arguments.data == DIGITS:
+        experiments = {name: on_digits(experiment) for name, experiment in experiments.items()}
+    else:
+        use_data_folder(arguments.data)
     for name in names:
-        preset = EXPERIMENTS[name].presets[arguments.preset]
+        preset = experiments[name].presets[arguments.preset]
         seeds = range(arguments.seeds or preset.seeds)
-        ensure_files(EXPERIMENTS[name].files(preset.settings, seeds), f"{name} at --preset {arguments.preset}")
+        ensure_files(experiments[name].files(preset.settings, seeds), f"{name} at --preset {arguments.preset}")
     device = resolve_device(arguments.device)
     results = {}
     try:
         for name in names:
-            experiment = EXPERIMENTS[name]
+            experiment = experiments[name]
             results[name] = run(
                 experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports")
             )
@@ -60,7 +66,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the papers' experiments and write tables, figures and an HTML report.",
     )
     parser.add_argument(
-        "experiments", nargs="*", metavar="EXPERIMENT", help=f"which to run, all by default: {', '.join(EXPERIMENTS)}"
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help=(
+            f"which to run: {', '.join(EXPERIMENTS)} (default: all; those on images at --preset smoke only, since "
+            "their other presets take half an hour or more)"
+        ),
     )
     parser.add_argument(
         "--preset",
@@ -77,9 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--data",
-        type=Path,
         metavar="DIR",
-        help=f"the folder with the data files that some presets need (default: the environment variable {VARIABLE})",
+        help=(
+            "the folder with the data files that some presets need (default: the environment variable "
+            f"{VARIABLE}); «{DIGITS}» instead runs experiments on images with scikit-learn's, which need no file"
+        ),
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)"

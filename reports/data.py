@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-__all__ = ["VARIABLE", "ensure_files", "use_data_folder"]
+from reports.experiment import Experiment
+
+__all__ = ["DIGITS", "VARIABLE", "ensure_files", "on_digits", "use_data_folder"]
 
 VARIABLE = "GAN_INFLUENCE_DATA"
+DIGITS = "digits"
 
 
-def use_data_folder(folder: Path | None) -> None:
+def on_digits(experiment: Experiment) -> Experiment:
+    """The experiment on scikit-learn's digits, comparable with nothing printed.
+
+    Raises:
+        SystemExit: it is not one on images.
+    """
+    change = experiment.on_digits
+    if change is None:
+        raise SystemExit(
+            f"--data {DIGITS}: {experiment.name} has no images; name the experiments to run, or leave it out"
+        )
+    presets = {
+        name: replace(preset, settings=change(preset.settings), as_published=False)
+        for name, preset in experiment.presets.items()
+    }
+    return replace(experiment, presets=presets)
+
+
+def use_data_folder(folder: str | Path | None) -> None:
     """Make ``folder`` the data folder of this process and of those it starts; ``None`` leaves the environment's.
 
     Raises:
@@ -19,6 +41,7 @@ def use_data_folder(folder: Path | None) -> None:
     """
     if folder is None:
         return
+    folder = Path(folder)
     if not folder.is_dir():
         raise SystemExit(f"--data {folder}: there is no such folder")
     os.environ[VARIABLE] = str(folder.resolve())

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["RANDOM_ORDER", "Baseline", "Drawing", "Experiment", "Preset", "Quantity", "digest", "no_files"]
@@ -94,6 +95,10 @@ class Experiment:
             :mod:`reports.summary`).
         findings: sentences on what the numbers say, each computed from the summary.
         files: ``(settings, seeds) -> paths`` of the files it reads, relative to the data folder.
+        prepare: ``(settings, seed, folder, device) -> JSON object``: what all units of a seed need and is made once,
+            before them, with files in ``folder``; ``run_unit`` then has the object as its last argument.
+        on_digits: of experiments on images, the same settings on data that need no file: ``--data digits``.
+        unnamed: the presets at which it is run where no experiment is named.
     """
 
     name: str
@@ -107,11 +112,14 @@ class Experiment:
     row_heading: str
     column_heading: str
     units: Callable[[Settings], Sequence[str]]
-    run_unit: Callable[[Settings, int, str, str], dict[str, Any]]
+    run_unit: Callable[..., dict[str, Any]]
     combine: Callable[[Settings, dict[str, dict[str, Any]]], Values]
     figures: tuple[Drawing, ...]
     findings: Callable[..., list[str]]
     files: Callable[[Settings, Sequence[int]], Sequence[str]] = no_files
+    prepare: Callable[[Settings, int, Path, str], dict[str, Any]] | None = None
+    on_digits: Callable[[Settings], Settings] | None = None
+    unnamed: tuple[str, ...] = ("smoke", "standard", "paper")
 
 
 def digest(settings: Settings) -> str:

@@ -94,8 +94,13 @@ def _run_seeds(
         return
     records: dict[int, dict[str, Any]] = {seed: {} for seed in seeds}
     with worker_pool(len(todo), device) as pool, tqdm(total=len(todo), desc=experiment.name, unit="unit") as bar:
+        prepared = {}
+        if experiment.prepare is not None:
+            bar.set_postfix_str("preparing")
+            parts = [pool.submit(_prepared, experiment.name, settings, seed, folder, device) for seed in seeds]
+            prepared = {seed: part.result() for seed, part in zip(seeds, parts, strict=True)}
         pending = {
-            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device): (seed, unit)
+            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device, prepared.get(seed)): (seed, unit)
             for seed, unit in todo
         }
         for future in as_completed(pending):
@@ -117,11 +122,34 @@ def _combine(experiment: Experiment, settings: Settings, seed: int, records: dic
     return {**run, "diverged": diverged[0]} if diverged else {**run, "values": experiment.combine(settings, records)}
 
 
-def _unit(name: str, settings: Settings, seed: int, unit: str, folder: Path, device: str) -> dict[str, Any]:
+def _prepared(name: str, settings: Settings, seed: int, folder: Path, device: str) -> dict[str, Any]:
+    """In a worker: what all units of a seed need."""
+    from reports.experiments import EXPERIMENTS
+
+    prepare = EXPERIMENTS[name].prepare
+    assert prepare is not None
+    units = folder / "units" / _made_by(settings, device)
+    units.mkdir(parents=True, exist_ok=True)
+    return prepare(settings, seed, units, device)
+
+
+def _made_by(settings: Settings, device: str) -> str:
+    return f"{digest(settings)}-{source_digest()}-{device}"
+
+
+def _unit(
+    name: str,
+    settings: Settings,
+    seed: int,
+    unit: str,
+    folder: Path,
+    device: str,
+    prepared: dict[str, Any] | None,
+) -> dict[str, Any]:
     """In a worker: one unit of work, from its file where that is there already."""
     from reports.experiments import EXPERIMENTS
 
-    made_by = f"{digest(settings)}-{source_digest()}-{device}"
+    made_by = _made_by(settings, device)
     identity = {"format": FORMAT, "made_by": made_by, "seed": seed, "unit": unit}
     path = folder / "units" / made_by / f"seed-{seed}.{unit}.json"
     if path.exists():
@@ -131,7 +159,8 @@ def _unit(name: str, settings: Settings, seed: int, unit: str, folder: Path, dev
             tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}")
     begun = time.time()
     try:
-        record = EXPERIMENTS[name].run_unit(settings, seed, unit, device)
+        given = () if prepared is None else (prepared,)
+        record = EXPERIMENTS[name].run_unit(settings, seed, unit, device, *given)
     except DivergenceError as error:
         record = {"diverged": str(error)}
     record = {**identity, "seconds": round(time.time() - begun, 1), **record}

@@ -217,14 +217,15 @@ def test_itd_foretells_retraining():
 # ------------------------------------------------------------------------------------------------------------- AID
 
 
-def influence_function(of, psi, damping=0.0, t=0):
-    """Koh and Liang (2017) for a removal: ``(1/n) grad E^T (H + gamma I)^{-1} grad l_j``; zero off the batch."""
-    damped = of.hessian(psi, t) + damping * torch.eye(len(psi), dtype=torch.float64)
-    solved, rows = torch.linalg.solve(damped, of.test_gradient(psi)), of.batch(t)
-    influence = torch.zeros(N, dtype=torch.float64)
-    for j in rows:
-        influence[j] = solved @ of.row_gradient(psi, j) / len(rows)
-    return influence
+def influence_function(of, psi, damping=0.0):
+    """Koh and Liang (2017) for a removal: ``(1/N) grad E^T (H + gamma I)^{-1} grad l_j``, H that of all rows."""
+    hessian = of.but(schedule=gi.FullBatch()).hessian(psi)
+    damped = hessian + damping * torch.eye(len(psi), dtype=torch.float64)
+    return torch.linalg.solve(damped, of.test_gradient(psi)) @ row_gradients(of, psi) / N
+
+
+def row_gradients(of, psi):
+    return torch.stack([of.row_gradient(psi, j) for j in range(N)], dim=1)
 
 
 @each_kind
@@ -236,12 +237,36 @@ def test_aid_with_gmres_is_the_influence_function(kind, damping):
     assert relative_error(scores, influence_function(of, trace.theta(), damping)) < 1e-9
 
 
-def test_aid_of_minibatches_takes_the_last_batch():
-    of = task("cross-entropy", l2=1.0)
-    trace = of.train(6)
-    scores = gi.aid(trace, of.metric(), solver="gmres")
-    assert scores.ne(0).sum() == 4
-    assert relative_error(scores, influence_function(of, trace.theta(), t=5)) < 1e-9
+@each_kind
+@pytest.mark.parametrize("damping", [0.0, 0.5])
+def test_after_whole_epochs_of_minibatches_gmres_is_the_influence_function_of_all_rows(kind, damping):
+    of = task(kind)
+    trace = of.train(6)  # batches of 5, 5, 4 rows, twice
+    scores = gi.aid(trace, of.metric(), solver="gmres", damping=damping)
+    assert relative_error(scores, influence_function(of, trace.theta(), damping)) < 1e-9
+
+
+@each_kind
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+def test_the_stochastic_series_is_that_of_the_batches_hessians(kind, damping):
+    # Koh and Liang (2017), stochastic estimation, term by term: v <- v - eta (H_batch + gamma I) v, summed.
+    of = task(kind)
+    trace = of.train(7)
+    psi, term = trace.theta(), of.test_gradient(trace.theta())
+    series = term
+    for t in range(7, 7 + 8):
+        term = term - 0.3 * (of.hessian(psi, t) @ term + damping * term)
+        series = series + term
+    expected = 0.3 / N * series @ row_gradients(of, psi)
+    assert relative_error(gi.aid(trace, of.metric(), terms=9, damping=damping), expected) < 1e-12
+
+
+def test_batches_of_all_rows_in_another_order_give_the_scores_of_the_full_batch():
+    of = task("cross-entropy", schedule=gi.Minibatches(N, N, seed=3))
+    trace = of.train(7)
+    full = replace(trace, schedule=gi.FullBatch())
+    for options in ({"terms": [2, 30]}, {"solver": "gmres"}):
+        assert relative_error(*(gi.aid(run, of.metric(), **options) for run in (trace, full))) < 1e-11
 
 
 @each_kind
@@ -250,8 +275,7 @@ def test_the_neumann_series_is_that_of_the_hessian(kind):
     trace = of.train(7)
     z = torch.eye(len(trace.theta()), dtype=torch.float64) - 0.3 * of.hessian(trace.theta())
     series = sum(torch.linalg.matrix_power(z, m) for m in range(9))
-    rows = torch.stack([of.row_gradient(trace.theta(), j) for j in range(N)], dim=1)
-    expected = 0.3 / N * of.test_gradient(trace.theta()) @ series @ rows
+    expected = 0.3 / N * of.test_gradient(trace.theta()) @ series @ row_gradients(of, trace.theta())
     assert relative_error(gi.aid(trace, of.metric(), terms=9), expected) < 1e-12
 
 
@@ -304,9 +328,10 @@ def test_aid_at_an_optimum_is_the_derivative_of_the_optimum():
     x_test, y_test = normal(322, 8, 3), normal(323, 8, 1)
     expected = -torch.autograd.grad(((x_test @ optimum - y_test) ** 2).sum(1).mean() / 2, weights)[0]
     game = gi.Game(None, model, loss="squared_error", l2=0.1)
-    trace = gi.train(game, (x, y), gi.FullBatch(), 0, gi.SGD(0.1))
     metric = AverageLoss(x_test, y_test)
-    assert relative_error(gi.aid(trace, metric, solver="gmres"), expected) < 1e-10
+    for schedule in (gi.FullBatch(), gi.Minibatches(N, 5, seed=3), gi.Minibatches(N, 1, seed=3)):
+        trace = gi.train(game, (x, y), schedule, 0, gi.SGD(0.1))
+        assert relative_error(gi.aid(trace, metric, solver="gmres"), expected) < 1e-10
     long = gi.train(game, (x, y), gi.FullBatch(), 400, gi.SGD(0.3))
     assert relative_error(gi.itd(long, metric), expected) < 1e-8
 

@@ -1,6 +1,22 @@
-"""The papers' data."""
+"""The papers' data, and a user's own images."""
 
+from gan_influence.datasets.digits import digits
 from gan_influence.datasets.iclr import NormalSplits, iclr_normal_2d
+from gan_influence.datasets.images import ImageFolder, images
+from gan_influence.datasets.labelled import LabelledImages, split
+from gan_influence.datasets.mnist import mnist
 from gan_influence.datasets.normal import contaminated_normal_1d, normal_1d, normal_2d
 
-__all__ = ["NormalSplits", "contaminated_normal_1d", "iclr_normal_2d", "normal_1d", "normal_2d"]
+__all__ = [
+    "ImageFolder",
+    "LabelledImages",
+    "NormalSplits",
+    "contaminated_normal_1d",
+    "digits",
+    "iclr_normal_2d",
+    "images",
+    "mnist",
+    "normal_1d",
+    "normal_2d",
+    "split",
+]

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.checks import is_whole
+from gan_influence.datasets.files import VARIABLE, existing, given_folder
 
 __all__ = ["NormalSplits", "iclr_normal_2d"]
 
-_VARIABLE = "GAN_INFLUENCE_DATA"
 _AVAILABLE = 7  # of the ten repetitions
 _ROWS = {"train": 10_000, "valid": 1_000, "test": 1_000}
 _WITHOUT_FILES = "gan_influence.datasets.normal_2d draws rows from the same distribution, with nothing to download"
@@ -49,27 +49,16 @@ def iclr_normal_2d(repetition: int, folder: str | os.PathLike[str] | None = None
             f"repetition must be a whole number from 0 to {_AVAILABLE - 1}, got {repetition!r}: "
             f"only {_AVAILABLE} of the authors' ten sets of rows are available"
         )
-    path = _existing(Path("normal2d", f"set{repetition:02d}.npz"), folder)
+    relative = Path("normal2d", f"set{repetition:02d}.npz")
+    given = given_folder(folder)
+    if given is None:
+        raise FileNotFoundError(
+            f"set the environment variable {VARIABLE} to the folder that holds {relative}, or give folder=; "
+            f"{_WITHOUT_FILES}"
+        )
+    path = existing(given, relative, "rows", _WITHOUT_FILES)
     arrays = _arrays(path)
     return NormalSplits(*(_split(path, arrays, name) for name in _ROWS))
-
-
-def _existing(relative: Path, folder: str | os.PathLike[str] | None) -> Path:
-    if folder is None:
-        folder = os.environ.get(_VARIABLE)
-        if not folder:
-            raise FileNotFoundError(
-                f"set the environment variable {_VARIABLE} to the folder that holds {relative}, or give folder=; "
-                f"{_WITHOUT_FILES}"
-            )
-    path = Path(folder) / relative
-    if not path.is_file():
-        missing = next((part for part in (Path(folder), path.parent) if not part.is_dir()), path)
-        raise FileNotFoundError(
-            f"{missing} is not there: the rows are expected in {path}, below folder= or the folder that "
-            f"{_VARIABLE} names; {_WITHOUT_FILES}"
-        )
-    return path
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from torch.func import vmap
 
 from gan_influence.game import Game, Players
 
-__all__ = ["Metric", "metric_gradients", "metric_values"]
+__all__ = ["Metric", "metric_gradients", "metric_value", "metric_values"]
 
 _MODELS_AT_ONCE = 4
 
@@ -41,6 +41,16 @@ def metric_values(metric: Metric, game: Game, thetas: Float[Tensor, "models d"])
     with torch.no_grad():
         one_model = vmap(lambda phi, psi: _value(metric, Players(game, phi, psi)), chunk_size=_MODELS_AT_ONCE)
         return one_model(*game.split(thetas))
+
+
+def metric_value(metric: Metric, game: Game, theta: Float[Tensor, " d"]) -> Float[Tensor, ""]:
+    """The metric at one ``theta``.
+
+    Raises:
+        TypeError: the metric is no metric or not a scalar.
+    """
+    with torch.no_grad():
+        return _value(metric, Players(game, *game.split(theta)))
 
 
 def metric_gradients(metric: Metric, game: Game, thetas: Float[Tensor, "models d"]) -> Float[Tensor, "models d"]:

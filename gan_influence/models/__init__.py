@@ -1,6 +1,17 @@
-"""The papers' models, each a function that returns ``(generator, discriminator)``."""
+"""The papers' models: pairs ``(generator, discriminator)``, and the classifier that scores images."""
 
+from gan_influence.models.classifier import Classifier, classifier, fit_classifier, load_classifier, save_classifier
+from gan_influence.models.dcgan import dcgan
 from gan_influence.models.fcgan import fcgan
 from gan_influence.models.lqgan import lqgan
 
-__all__ = ["fcgan", "lqgan"]
+__all__ = [
+    "Classifier",
+    "classifier",
+    "dcgan",
+    "fcgan",
+    "fit_classifier",
+    "load_classifier",
+    "lqgan",
+    "save_classifier",
+]

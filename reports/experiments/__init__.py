@@ -1,6 +1,7 @@
 """The experiments, each a file that declares itself."""
 
 from reports.experiment import Experiment
+from reports.experiments.dcgan_accuracy import DCGAN_ACCURACY
 from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.fcgan_kinks import FCGAN_KINKS
@@ -11,5 +12,12 @@ __all__ = ["EXPERIMENTS"]
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (LQGAN_ACCURACY, LQGAN_INITIALISATION, FCGAN_ACCURACY, FCGAN_KINKS, FCGAN_CLEANSING)
+    for experiment in (
+        LQGAN_ACCURACY,
+        LQGAN_INITIALISATION,
+        FCGAN_ACCURACY,
+        FCGAN_KINKS,
+        FCGAN_CLEANSING,
+        DCGAN_ACCURACY,
+    )
 }

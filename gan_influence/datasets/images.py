@@ -1,0 +1,162 @@
+"""A user's own folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from gan_influence.checks import is_whole
+from gan_influence.datasets.pixels import check_dtype, scaled
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ImageFolder", "images"]
+
+_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+_PLAIN = {"1": "L", "L": "L", "RGB": "RGB"}
+_CONVERTIBLE = {*_PLAIN, "CMYK", "LA", "P", "RGBA"}  # the others in such files have more than 8 bits a value
+_TARGET = {1: "L", 3: "RGB"}
+
+
+class ImageFolder(NamedTuple):
+    """Images in [-1, 1], and of each the name of its file."""
+
+    images: Float[Tensor, "n channels height width"]
+    names: tuple[str, ...]
+
+
+def images(
+    folder: str | os.PathLike[str],
+    *,
+    size: int | tuple[int, int] | None = None,
+    colours: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> ImageFolder:
+    """The images of a folder, sorted by name: row i is the file ``names[i]``.
+
+    A value p of 0 ... 255 becomes p / 127.5 - 1. Read are the files that end in .bmp, .jpeg, .jpg, .png or .webp (or
+    the same in capitals), except hidden ones (``.name``); sub-folders are not looked into. An image is turned as its
+    EXIF orientation says; of an animation the first picture is taken. A transparent image is refused, since nothing
+    says what is behind it; an alpha channel that is opaque everywhere does no harm.
+
+    Args:
+        folder: that holds the images themselves.
+        size: ``(height, width)``, or one number for both, to which all are resized, with antialiasing (Lanczos) and
+            without regard to their proportions. By default all must be of one size.
+        colours: 1 turns all into grey levels (ITU-R 601: .299 R + .587 G + .114 B), 3 turns all into RGB; palettes are
+            looked up. By default all must be of one mode, which must be black and white, grey (one channel) or RGB
+            (three).
+        dtype: of the images.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+        ImportError: Pillow is not installed.
+        TypeError: ``dtype`` is no floating-point type.
+        ValueError: an image cannot be read, is transparent, or differs from the first in size or mode; a size below 1;
+            colours other than 1 and 3.
+    """
+    check_dtype(dtype)
+    height_and_width = _height_and_width(size)
+    if colours is not None and not (is_whole(colours) and colours in _TARGET):
+        raise ValueError(f"colours must be 1 (grey) or 3 (RGB), got {colours!r}")
+    _require_pillow()
+    paths = _paths(Path(folder))
+    levels = np.stack(list(_levels(paths, height_and_width, colours)))
+    return ImageFolder(scaled(levels, dtype), tuple(path.name for path in paths))
+
+
+def _height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or not all(is_whole(side) and side >= 1 for side in sides):
+        raise ValueError(f"size must be (height, width) or one whole number for both, each >= 1, got {size!r}")
+    return sides
+
+
+def _require_pillow() -> None:
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ImportError('images needs Pillow: pip install "gan-influence[images]"') from error
+
+
+def _paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: give the one that holds the images")
+    paths = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} holds no image: files that end in {', '.join(_SUFFIXES)} are looked for, not in sub-folders"
+        )
+    return sorted(paths, key=lambda path: path.name)
+
+
+def _levels(
+    paths: list[Path], size: tuple[int, int] | None, colours: int | None
+) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
+    first = _opened(paths[0])
+    for path in paths:
+        image = _opened(path)
+        _check_mode(path, image, colours)
+        if colours is None and image.mode != first.mode:
+            raise ValueError(
+                f"{path} has mode {image.mode}, but {paths[0].name} has {first.mode}: "
+                "give colours=1 or colours=3 to convert all"
+            )
+        if size is None and image.size != first.size:
+            raise ValueError(
+                f"{path} is {image.height} x {image.width} (height x width), but {paths[0].name} is {first.height} x "
+                f"{first.width}: give size=({first.height}, {first.width}) or another to resize all"
+            )
+        converted = _converted(image, _PLAIN[image.mode] if colours is None else _TARGET[colours])
+        yield _resized(converted, size or (first.height, first.width))
+
+
+def _opened(path: Path) -> Image:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except Exception as error:  # a decoder raises whatever it stumbles over: SyntaxError, struct.error, ...
+        raise ValueError(f"{path} cannot be read as an image ({error}): replace it, or take it out") from error
+
+
+def _check_mode(path: Path, image: Image, colours: int | None) -> None:
+    if image.mode not in _CONVERTIBLE:
+        raise ValueError(f"{path} has mode {image.mode}, with more than 8 bits a value: save it with 8")
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise ValueError(f"{path} is transparent in places: lay it over a background first, and save it without alpha")
+    if colours is None and image.mode not in _PLAIN:
+        raise ValueError(
+            f"{path} has mode {image.mode}, expected {', '.join(_PLAIN)}: give colours=1 or colours=3 to convert all"
+        )
+
+
+def _converted(image: Image, mode: str) -> Image:
+    if image.mode not in _PLAIN:
+        image = image.convert("RGBA")  # from a palette straight to RGB, Pillow warns of an alpha that it drops
+    return image.convert(mode)
+
+
+def _resized(image: Image, size: tuple[int, int]) -> UInt8[np.ndarray, "channels height width"]:
+    from PIL.Image import Resampling
+
+    height, width = size
+    levels = np.asarray(image.resize((width, height), Resampling.LANCZOS))
+    return levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)

@@ -1,0 +1,118 @@
+"""A frozen network's outputs on many images, in memory that does not grow with their number."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import partial
+from itertools import chain
+from types import MethodType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import debug_unwrap
+from torch.utils.checkpoint import checkpoint
+
+from gan_influence.checks import is_whole
+from gan_influence.game import Players
+
+__all__ = ["Frozen", "check_chunk", "check_finite", "generated_in_chunks", "in_chunks"]
+
+
+class Frozen:
+    """A network whose weights are constants: a copy in ``eval()`` mode, out of reach of the original's training.
+
+    The copy follows the images to their device.
+
+    Args:
+        role: what the network is called in messages.
+        network: a module, or a method of one, such as ``classifier.features``.
+        dtype: of the images; the copy's weights are converted to it.
+
+    Raises:
+        ValueError: an image's outputs would depend on the others of its chunk.
+    """
+
+    def __init__(self, role: str, network: Callable[[Tensor], Tensor], dtype: torch.dtype):
+        module: Any = network.__self__ if inspect.ismethod(network) else network
+        self.module = copy.deepcopy(module).to(dtype).requires_grad_(False).eval()
+        self.call = MethodType(network.__func__, self.module) if inspect.ismethod(network) else self.module
+        _reject_batch_statistics(role, self.module)
+
+    def __call__(self, images: Float[Tensor, "n *image"]) -> Float[Tensor, "n *outputs"]:
+        """The network's outputs, differentiable in the images."""
+        held = next(chain(self.module.parameters(), self.module.buffers()), images)
+        if held.device != images.device:
+            self.module.to(images.device)
+        return self.call(images)
+
+
+def in_chunks(
+    function: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *row"], chunk: int
+) -> Float[Tensor, "n *outputs"]:
+    """``function(rows)``, for a function that treats each row by itself, ``chunk`` rows at a time."""
+    return torch.cat([function(part) for part in rows.split(chunk)])
+
+
+def generated_in_chunks(
+    function: Callable[[Tensor], Tensor], players: Players, latents: Float[Tensor, "K *latent"], chunk: int
+) -> Float[Tensor, "K *outputs"]:
+    """``function(G(phi, z_k))`` for all latents, differentiable in ``phi``.
+
+    The outputs of all K are held, and the graph of one chunk alone: a chunk's graph is dropped when its outputs are
+    there, and rebuilt when the gradient comes back to it. A scalar may therefore couple all outputs, as a covariance
+    does, and its gradient is exact. The price is a second forward pass.
+
+    Inside the transforms of ``torch.func``, which cannot rebuild a graph, all graphs are held where gradients are
+    recorded; under ``no_grad`` there are none.
+    """
+
+    def outputs(part: Tensor) -> Tensor:
+        return function(players.generate(part))
+
+    rebuilt = partial(checkpoint, outputs, use_reentrant=False, preserve_rng_state=False)
+    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not _is_transformed(players.phi)
+    return in_chunks(rebuilt if rebuilds else outputs, latents, chunk)
+
+
+def check_chunk(chunk: object) -> None:
+    """A whole number of rows.
+
+    Raises:
+        ValueError: it is none, or below 1.
+    """
+    if not is_whole(chunk) or chunk < 1:
+        raise ValueError(f"chunk must be a whole number of rows >= 1, got {chunk!r}")
+
+
+def check_finite(outputs: Float[Tensor, "n *outputs"], network: str, images: str) -> None:
+    """Every row is finite; inside the transforms of ``torch.func``, where no value can be read, nothing is checked.
+
+    Raises:
+        ValueError: some rows are not; it says how many, of which network and which images.
+    """
+    if _is_transformed(outputs):
+        return
+    bad = len(outputs) - int(outputs.isfinite().flatten(1).all(1).sum())
+    if bad:
+        raise ValueError(
+            f"{network} gave NaN or infinity for {bad} of the {len(outputs)} {images} images: look at these images, "
+            "and at the network's weights"
+        )
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    return debug_unwrap(tensor) is not tensor
+
+
+def _reject_batch_statistics(role: str, module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is None:
+            where = f"the {role}'s {type(part).__name__}" + (f" {name!r}" if name else "")
+            raise ValueError(
+                f"{where} has no running statistics, so that an image's outputs would depend on the others of its "
+                "chunk: train it with track_running_stats=True, or use GroupNorm or LayerNorm"
+            )

@@ -1,0 +1,301 @@
+"""Layers whose second derivatives are written out. They compute what torch's own layers compute.
+
+A sweep differentiates a step of training, that is the first derivative, once more. There autograd transposes whole
+batches for a convolution, and takes dozens of small operations for a normalisation. Here a convolution is a trilinear
+form ``<g, conv(x, w)>``, whose three partial gradients are each other's derivatives, and the normalisation takes five
+passes over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Convolution", "Deconvolution", "ImageNorm"]
+
+
+class Geometry(NamedTuple):
+    """What makes a convolution besides its images and kernel. There is no padding and no dilation."""
+
+    stride: tuple[int, ...]
+    transposed: bool
+    groups: int = 1
+
+
+class Convolution(nn.Conv2d):
+    """``nn.Conv2d(before, after, kernel, stride)``."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1):
+        super().__init__(before, after, kernel, stride)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
+        return _Convolved.apply(images, self.weight, self.bias, Geometry(self.stride, False))
+
+
+class Deconvolution(nn.ConvTranspose2d):
+    """``nn.ConvTranspose2d(before, after, kernel, stride)``."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1):
+        super().__init__(before, after, kernel, stride)
+
+    def forward(  # type: ignore[override]  # no output_size: that is what the stride gives
+        self, images: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n c2 h2 w2"]:
+        return _Convolved.apply(images, self.weight, self.bias, Geometry(self.stride, True))
+
+
+def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
+    if not _is_product(x, w, geometry):
+        stride, transposed, groups = geometry
+        return torch.convolution(x, w, b, stride, (0, 0), (1, 1), transposed, (0, 0), groups)
+    patches, size = _patches(x, w, geometry)
+    kernel = w.flatten(1).expand(len(x), -1, -1)
+    y = torch.bmm(kernel, patches) if b is None else torch.baddbmm(b[:, None], kernel, patches)
+    return y.unflatten(2, size)
+
+
+def _of_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    if not _is_product(x, w, geometry):
+        return _backward(g, x, w, geometry, [True, False, False])[0]
+    patches = torch.bmm(w.flatten(1).T.expand(len(x), -1, -1), g.flatten(2))
+    if w[0, 0].numel() == 1:
+        return patches.view_as(x)
+    images, (height, width), (down, right) = torch.zeros_like(x), g.shape[2:], geometry.stride
+    for k, patch in enumerate(patches.unflatten(2, (height, width)).unbind(1)):
+        i, j = divmod(k, w.shape[3])
+        images[:, 0, i : i + down * height : down, j : j + right * width : right] += patch
+    return images
+
+
+def _of_kernel(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    if not _is_product(x, w, geometry):
+        return _backward(g, x, w, geometry, [False, True, False])[1]
+    patches, _ = _patches(x, w, geometry)
+    return torch.bmm(g.flatten(2), patches.mT).sum(0).view_as(w)
+
+
+def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:
+    stride, transposed, groups = geometry
+    return torch.ops.aten.convolution_backward(
+        g, x, w, None, stride, (0, 0), (1, 1), transposed, (0, 0), groups, wanted
+    )
+
+
+def _is_product(x: Tensor, w: Tensor, geometry: Geometry) -> bool:
+    """Of one channel, or of single pixels: on a CPU then faster as a matrix product, 2 to 20 times."""
+    small = w.shape[1] == 1 or (w[0, 0].numel() == 1 and geometry.stride == (1, 1))
+    return small and x.device.type == "cpu" and not geometry.transposed and geometry.groups == 1
+
+
+def _patches(x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Float[Tensor, "n ck pixels"], torch.Size]:
+    """What the kernel sees at each pixel of its output."""
+    if w[0, 0].numel() == 1:
+        return x.flatten(2), x.shape[2:]
+    windows = x.unfold(2, w.shape[2], geometry.stride[0]).unfold(3, w.shape[3], geometry.stride[1])
+    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(x), w[0].numel(), -1), windows.shape[2:4]
+
+
+class _Convolved(torch.autograd.Function):
+    """``conv(x, w) + b``, or without b."""
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
+        return _convolved(x, w, b, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Geometry], output: Tensor) -> None:
+        x, w, _, ctx.geometry = inputs
+        ctx.save_for_backward(x, w)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, w = ctx.saved_tensors
+        needs_x, needs_w, needs_b, _ = ctx.needs_input_grad
+        of_x = _OfImages.apply(g, w, x, ctx.geometry) if needs_x else None
+        of_w = _OfKernel.apply(g, x, w, ctx.geometry) if needs_w else None
+        return of_x, of_w, g.sum((0, 2, 3)) if needs_b else None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry
+    ) -> tuple[Tensor, int]:
+        return _of_models(_Convolved.apply, info, in_dims, (x, w, b), geometry)
+
+
+class _OfImages(torch.autograd.Function):
+    """``d <g, conv(x, w)> / dx``, in which x has but a shape."""
+
+    @staticmethod
+    def forward(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+        return _of_images(g, w, x, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Geometry], output: Tensor) -> None:
+        g, w, _, ctx.geometry = inputs
+        ctx.save_for_backward(g, w)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        g, w = ctx.saved_tensors
+        needs_g, needs_w, *_ = ctx.needs_input_grad
+        of_g = _Convolved.apply(h, w, None, ctx.geometry) if needs_g else None
+        return of_g, _OfKernel.apply(g, h, w, ctx.geometry) if needs_w else None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
+        return _of_models(_OfImages.apply, info, in_dims, (g, w, x), geometry)
+
+
+class _OfKernel(torch.autograd.Function):
+    """``d <g, conv(x, w)> / dw``, in which w has but a shape."""
+
+    @staticmethod
+    def forward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+        return _of_kernel(g, x, w, geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Geometry], output: Tensor) -> None:
+        g, x, _, ctx.geometry = inputs
+        ctx.save_for_backward(g, x)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        g, x = ctx.saved_tensors
+        needs_g, needs_x, *_ = ctx.needs_input_grad
+        of_g = _Convolved.apply(x, h, None, ctx.geometry) if needs_g else None
+        return of_g, _OfImages.apply(g, h, x, ctx.geometry) if needs_x else None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
+        return _of_models(_OfKernel.apply, info, in_dims, (g, x, w), geometry)
+
+
+def _of_models(
+    function: Callable[..., Tensor],
+    info: Any,
+    in_dims: tuple,
+    tensors: tuple[Tensor | None, ...],
+    geometry: Geometry,
+) -> tuple[Tensor, int]:
+    """Several models' convolutions one after the other: on a CPU that is faster than as one in groups."""
+    apart = [
+        [tensor] * info.batch_size if tensor is None or dim is None else tensor.unbind(dim)
+        for tensor, dim in zip(tensors, in_dims, strict=False)
+    ]
+    return torch.stack([function(*of_model, geometry) for of_model in zip(*apart, strict=True)]), 0
+
+
+class ImageNorm(nn.GroupNorm):
+    """``nn.GroupNorm(1, channels)``: each image to mean 0 and variance 1, then a gain and a bias for each channel.
+
+    Layer normalisation over height, width and channels, as in the authors' code. It can be differentiated twice.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(1, channels)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return _Normalised.apply(images, self.weight, self.bias, self.eps)[0]
+
+
+class _Normalised(torch.autograd.Function):
+    """``w x^ + b`` with ``x^ = (x - m) r`` of each image, ``r = (var x + eps)^(-1/2)``; and the m and the r."""
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        n, channels, *size = x.shape
+        return torch.native_group_norm(x, w, b, n, channels, size[0] * size[1], 1, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], outputs: tuple[Tensor, ...]) -> None:
+        x, w, _, _ = inputs
+        _, mean, r = outputs
+        ctx.mark_non_differentiable(mean, r)
+        ctx.save_for_backward(x, w, mean, r)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        return *_PulledBack.apply(g, *ctx.saved_tensors), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple, x: Tensor, w: Tensor, b: Tensor, eps: float
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """All models' images normalised as one batch, then each model's gains."""
+        x, w, b = (
+            one.expand(info.batch_size, *one.shape) if dim is None else one.movedim(dim, 0)
+            for one, dim in zip((x, w, b), in_dims, strict=False)
+        )
+        one = x.new_ones(x.shape[2])
+        merged = _Normalised.apply(x.flatten(0, 1), one, torch.zeros_like(one), eps)
+        standard, mean, r = (part.unflatten(0, x.shape[:2]) for part in merged)
+        gains, biases = w[:, None, :, None, None], b[:, None, :, None, None]
+        return (torch.addcmul(biases, standard, gains), mean, r), (0, 0, 0)
+
+
+class _PulledBack(torch.autograd.Function):
+    """The cotangents of x, w and b, from that of the normalised images, g.
+
+    With L numbers in an image and means over them, ``of_x = B(w g)``, ``of_w = sum g x^`` and ``of_b = sum g``, where
+    ``B(g) = r (g - mean g - x^ mean(g x^))``. Given the cotangents h, p and q of these, with ``a = cov(w g, h)``,
+    ``b = mean(w g x^)``, ``c = mean(h x^)``::
+
+        d/dg = w B(h) + p x^ + q                      d/dw = sum g B(h)
+        d/dx = B(p g) - r^2 ((a - 3 b c) x^ + c (w g - mean w g) + b (h - mean h))
+    """
+
+    @staticmethod
+    def forward(g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        n, channels, *size = x.shape
+        return torch.ops.aten.native_group_norm_backward(
+            g.contiguous(), x, mean, r, w, n, channels, size[0] * size[1], 1, [True, True, True]
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        g, x, w, mean, r = ctx.saved_tensors
+        size = x[0].numel()
+        flat_g, flat_x, flat_h = (one.flatten(2) for one in (g, x, h))  # (n, channels, pixels)
+        sum_g, sum_h = flat_g.sum(2), flat_h.sum(2)  # (n, channels), as all sums over pixels
+        g_h = torch.linalg.vecdot(flat_g, flat_h)
+        g_x = r * (torch.linalg.vecdot(flat_g, flat_x) - mean * sum_g)
+        h_x = r * (torch.linalg.vecdot(flat_h, flat_x) - mean * sum_h)
+
+        def over_image(sums: Tensor) -> Tensor:
+            return sums.sum(1, keepdim=True) / size
+
+        h_mean, g_mean = over_image(sum_h), over_image(w * sum_g)
+        a, b, c = over_image(w * g_h) - g_mean * h_mean, over_image(w * g_x), over_image(h_x)
+        in_x = -r * r * (a - 3 * b * c) - r * over_image(p * g_x)  # of x^
+        in_g, in_h = r * p - r * r * c * w, -r * r * b
+        rest = r * r * (c * g_mean + b * h_mean) - r * over_image(p * sum_g)
+        of_x = _combined(rest - in_x * r * mean, (in_x * r, x), (in_g, g), (in_h, h))
+        g_in_x = p - w * r * c  # of x^
+        of_g = _combined(q - w * r * h_mean - g_in_x * r * mean, (w * r, h), (g_in_x * r, x))
+        of_w = (r * (g_h - h_mean * sum_g - c * g_x)).sum(0)
+        return of_g, of_x, of_w, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        apart = [
+            [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
+            for tensor, dim in zip(tensors, in_dims, strict=True)
+        ]
+        each = [_PulledBack.apply(*of_model) for of_model in zip(*apart, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0, 0, 0)
+
+
+def _combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Float[Tensor, "n c h w"]:
+    """``constant + sum coefficient * images``, with coefficients for each image and channel."""
+    result = constant[..., None, None]
+    for coefficient, images in terms:
+        result = torch.addcmul(result, coefficient[..., None, None], images)
+    return result
