@@ -26,6 +26,7 @@ from gan_influence.schedule import Batch, FullBatch, Minibatches
 from gan_influence.steps import DivergenceError
 from gan_influence.trace import Trace
 from gan_influence.training import retrain, train
+from gan_influence.validation import Agreement, validate
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Agreement",
     "Batch",
     "Checkpoint",
     "ConvergenceError",
@@ -55,4 +57,5 @@ __all__ = [
     "models",
     "retrain",
     "train",
+    "validate",
 ]

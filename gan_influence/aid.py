@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.checks import is_real, is_whole
+from gan_influence.devices import repeatable
 from gan_influence.game import Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
@@ -106,17 +107,18 @@ def aid(
     last = max(trace.steps - 1, 0)
     eta = trace.updates.learning_rates(theta, last) if scale is None else theta.new_full((trace.game.size,), scale)
 
-    if solver == "neumann":
-        _check_series(trace, max(counts))
-        field = _Field(trace, theta)
-        sums = _neumann(field, trace.steps, gradient, eta, damping, counts, stops, progress)
-        rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=1)
-    else:
-        rows = theta.new_empty(len(stops), 1, trace.size)
-        epoch = _epoch(trace)
-        for k, stop in enumerate(stops):
-            field = _Field(trace, theta[k])
-            (rows[k, 0],) = field.row_terms([-_gmres(field, epoch, gradient[k], damping, counts[0], stop)])
+    with repeatable(theta.device):
+        if solver == "neumann":
+            _check_series(trace, max(counts))
+            field = _Field(trace, theta)
+            sums = _neumann(field, trace.steps, gradient, eta, damping, counts, stops, progress)
+            rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=1)
+        else:
+            rows = theta.new_empty(len(stops), 1, trace.size)
+            epoch = _epoch(trace)
+            for k, stop in enumerate(stops):
+                field = _Field(trace, theta[k])
+                (rows[k, 0],) = field.row_terms([-_gmres(field, epoch, gradient[k], damping, counts[0], stop)])
 
     scores = 0 - trace.weights * rows  # a removed row scores 0, not -0
     if is_whole(terms):

@@ -364,7 +364,7 @@ def _retrain_together(
 
 
 def _name_the_model(error: DivergenceError, part: list[int], removals: int) -> None:
-    *run, model = error.model
+    *run, model = error.model or (1,)  # one that was retrained alone has no number
     if model:  # 0 is the factual run
         where, k = f" in run {run[0]}" if run else "", part[model - 1]
         which = f"retraining without removals[{k}]" if k < removals else f"replica {k - removals} of the factual run"

@@ -14,6 +14,7 @@ from torch.func import functional_call, vmap
 
 from gan_influence import losses
 from gan_influence.checks import is_real
+from gan_influence.devices import repeatable
 
 __all__ = ["BOTH", "Game", "Moving", "Player", "Players", "Rows", "first_rows"]
 
@@ -262,15 +263,18 @@ class Players:
 
     def generate(self, latents: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *instance"]:
         """The generator's rows for these latents."""
-        return self.game.generator.at(self.phi)(latents.to(self.phi.device))
+        with repeatable(self.phi.device):
+            return self.game.generator.at(self.phi)(latents.to(self.phi.device))
 
     def discriminate(self, rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
         """The discriminator's logits for these rows."""
-        return _logits(self.game.discriminator.at(self.psi), rows.to(self.psi.device))
+        with repeatable(self.psi.device):
+            return _logits(self.game.discriminator.at(self.psi), rows.to(self.psi.device))
 
     def outputs(self, inputs: Float[Tensor, "n *instance"]) -> Float[Tensor, "n *outputs"]:
         """The outputs of a one-player game's model for these inputs."""
-        return self.game.discriminator.at(self.psi)(inputs.to(self.psi.device))
+        with repeatable(self.psi.device):
+            return self.game.discriminator.at(self.psi)(inputs.to(self.psi.device))
 
 
 def _logits(discriminator: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from gan_influence.devices import repeatable
+
 __all__ = ["Recorded", "RecordedLinearisation"]
 
 Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
@@ -45,13 +47,14 @@ class Recorded(Generic[Outputs]):
     def __call__(self, *tensors: Tensor) -> Outputs:
         signature = tuple(tensor.shape for tensor in tensors)
         replay = self._replays.get(signature)
-        if replay is not None:
-            with torch.no_grad():
-                return replay(*tensors)
-        calls = self._calls[signature] = self._calls.get(signature, 0) + 1
-        if calls == _EAGER_CALLS:
-            self._replays[signature] = _record(self._function, *tensors)
-        return self._function(*tensors)
+        with repeatable(tensors[0].device):
+            if replay is not None:
+                with torch.no_grad():
+                    return replay(*tensors)
+            calls = self._calls[signature] = self._calls.get(signature, 0) + 1
+            if calls == _EAGER_CALLS:
+                self._replays[signature] = _record(self._function, *tensors)
+            return self._function(*tensors)
 
 
 class RecordedLinearisation:
@@ -74,16 +77,17 @@ class RecordedLinearisation:
         """``(value, pull_back)``, to be pulled back from a cotangent of this shape."""
         signature = (cotangent_shape, *(tensor.shape for tensor in tensors))
         replay = self._replays.get(signature)
-        if replay is not None:
-            forward, backward = replay
-            with torch.no_grad():
-                value, *kept = forward(*tensors)
-            return value, partial(_replayed, backward, kept)
-        value, pull_back = self._linearise(*tensors)
+        with repeatable(tensors[0].device):
+            if replay is not None:
+                forward, backward = replay
+                with torch.no_grad():
+                    value, *kept = forward(*tensors)
+                return value, partial(_replayed, backward, kept)
+            value, pull_back = self._linearise(*tensors)
         calls = self._calls[signature] = self._calls.get(signature, 0) + 1
         if calls == _EAGER_CALLS:
             return value, partial(self._record, signature, tensors, pull_back)
-        return value, pull_back
+        return value, partial(_repeatably, pull_back)
 
     def _record(
         self, signature: tuple, tensors: tuple[Tensor, ...], pull_back: PullBack, cotangent: Tensor
@@ -92,13 +96,28 @@ class RecordedLinearisation:
             value, pull_back = self._linearise(*tensors)
             return (value, *pull_back(cotangent))
 
-        module = _trace(whole, cotangent, *tensors)
-        self._replays[signature] = None if module is None else _split(module.graph, module)
+        with repeatable(cotangent.device):
+            module = _trace(whole, cotangent, *tensors)
+            self._replays[signature] = None if module is None else self._in_two(module, cotangent, tensors)
+            return pull_back(cotangent)
+
+    @staticmethod
+    def _in_two(
+        module: torch.fx.GraphModule, cotangent: Tensor, tensors: tuple[Tensor, ...]
+    ) -> tuple[Callable, Callable]:
+        forward, backward = _split(module.graph, module)
+        with torch.no_grad():
+            _, *kept = forward(*tensors)
+        return _captured(forward, *tensors), _captured(backward, cotangent, *kept)
+
+
+def _repeatably(pull_back: PullBack, cotangent: Tensor) -> tuple[Tensor, ...]:
+    with repeatable(cotangent.device):
         return pull_back(cotangent)
 
 
 def _replayed(backward: Callable, kept: list[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(cotangent.device):
         return backward(cotangent, *kept)
 
 
@@ -141,7 +160,38 @@ def _compiled(
 
 def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
     module = _trace(function, *tensors)
-    return function if module is None else module.forward
+    return function if module is None else _captured(module.forward, *tensors)
+
+
+def _captured(replay: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
+    """On CUDA the replay as one graph of kernels, launched by one call; elsewhere the replay itself.
+
+    A graph works in memory of its own: what it is given is copied there, what it returns is copied from there.
+    """
+    if not any(tensor.is_cuda for tensor in tensors):
+        return replay
+    inputs = [tensor.clone() for tensor in tensors]
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        expected = replay(*inputs)  # outside the graph first: libraries set themselves up at their first call
+        torch.cuda.synchronize()
+        try:
+            with torch.cuda.graph(graph):
+                outputs = replay(*inputs)
+        except RuntimeError as error:
+            _give_up(f"it could not be captured as a CUDA graph: {error}")
+            return replay
+
+    def launch(*given: Tensor) -> Any:
+        for own, tensor in zip(inputs, given, strict=True):
+            own.copy_(tensor)
+        graph.replay()
+        return outputs.clone() if isinstance(outputs, Tensor) else tuple(output.clone() for output in outputs)
+
+    if _bits(launch(*tensors)) != _bits(expected):
+        _give_up("as a CUDA graph it differs from itself in some bits")
+        return replay
+    return launch
 
 
 def _trace(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.GraphModule | None:

@@ -106,6 +106,10 @@ class Trace:
     recorded: dict[Any, Any] = field(default_factory=dict, repr=False)
     _segment: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a file, does without the recordings: they are made again."""
+        return {**self.__dict__, "recorded": {}}
+
     @property
     def first(self) -> int:
         """The step of the first state; 0 unless only the last steps were retrained."""

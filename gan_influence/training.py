@@ -21,6 +21,7 @@ from gan_influence.checkpoint import (
     open_folder,
 )
 from gan_influence.checks import is_whole
+from gan_influence.devices import check_device, repeatable
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.optim import Optimizer, Updates
 from gan_influence.schedule import Minibatches, Schedule
@@ -75,7 +76,8 @@ def train(
     Raises:
         TypeError: data, latents and players differ in data type, or something given is of the wrong kind.
         ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps, an
-            unknown ``update`` or ``memory``, a decay out of range, a folder that holds another run.
+            unknown ``update`` or ``memory``, a decay out of range, a folder that holds another run, a device that is
+            not there.
         OSError: the checkpoint folder is full or cannot be written to.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
@@ -94,7 +96,7 @@ def train(
         warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=2)
     inputs = first_rows(data)
     schedule = _fitted(schedule, inputs)
-    home = torch.device(device) if device is not None else inputs.device
+    home = check_device(device) if device is not None else inputs.device
     game = game.snapshot(home)
     updates = Updates(optimizer, game, update, ema_decay)
     data = tuple(_copied(part, home) for part in data) if isinstance(data, tuple) else _copied(data, home)
@@ -232,7 +234,8 @@ def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
         "constants": digest(*begun.game.constants()),
         "loss": f"{_named(begun.game.loss)}, {digest(*_probed(begun))}",
-        "l2": f"{begun.game.l2} of {begun.game.l2_of}",
+        "l2": str(begun.game.l2),
+        "l2_of": begun.game.l2_of,
         "optimizer": "; ".join(map(_named, begun.updates.pair)) + f", {digest(*rates)}",
         "update": begun.updates.order,
         "ema_decay": str(begun.updates.decay),
@@ -296,7 +299,7 @@ def _check_fit(trace: Trace) -> None:
     """One step's batch through the modules: do latents, generated rows, data and costs fit together?"""
     inputs = trace.inputs(0)
     buffers = [buffer.clone() for player in trace.game.players for buffer in player.module.buffers()]
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(trace.weights.device):
         if not trace.game.one_player:
             _check_generator(trace, inputs.latents)
         _check_rows(trace, inputs.rows)

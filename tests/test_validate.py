@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -83,9 +84,8 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("spoil", "reason"), SPOILT.values(), ids=SPOILT)
-@pytest.mark.parametrize("rows", [8, 16])
-def test_spoilt_scores_are_reported_with_the_fitting_reason(spoil, reason, rows):
-    found = validate(TRACE, METRIC, spoil(SCORES), rows)
+def test_spoilt_scores_are_reported_with_the_fitting_reason(spoil, reason):
+    found = validate(TRACE, METRIC, spoil(SCORES))
     assert found.trusted == (reason is None), found
     assert reason is None or found.reason.startswith(f"{reason}: ")
 
@@ -407,6 +407,34 @@ def test_a_replica_that_diverges_is_named():
     signs[1] = 1e300
     with pytest.raises(gi.DivergenceError, match=r"^replica 1 of the factual run: training diverged"):
         counterfactual_and_rounding(TRACE, METRIC, [[3]], signs)
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """Take every model for one that is too large to gain anything in a batch."""
+    monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
+
+
+def test_large_models_are_validated_one_after_another(one_at_a_time):
+    trace, metric, scores = scored(minibatch_mlp(30, 3))
+    found = validate(trace, metric, scores, last=20)
+    alone = [metric(gi.retrain(trace, [row], last=20)) - metric(trace) for row in found.rows]
+    assert same_bits(found.truth, torch.stack(alone))
+    signs = 1e6 * documented_signs(0, 3, trace.game.size)
+    _, rounding = counterfactual_and_rounding(trace, metric, [[3]], signs, last=20)
+    start = trace.state(10)[0]
+    for sign, difference in zip(signs, rounding.tolist(), strict=True):
+        moved = minibatch_mlp(30, 3).but(schedule=lambda t: trace.schedule(t + 10))
+        moved = moved_by(moved, start + sign * EPS / 2 * start - moved.start())
+        assert difference == pytest.approx(float(metric(moved.train(20)) - metric(trace)), rel=1e-4)
+    assert 0 < found.noise_floor < 1e-14
+
+
+def test_a_large_model_that_diverges_is_named(one_at_a_time):
+    signs = torch.ones(2, 4, dtype=torch.float64)
+    signs[1] = 1e300
+    with pytest.raises(gi.DivergenceError, match=r"^replica 1 of the factual run: training diverged"):
+        counterfactual_and_rounding(TRACE, METRIC, [[3], [4]], signs)
 
 
 # Metrics wider than the players

@@ -17,6 +17,7 @@ from torch.func import debug_unwrap
 from torch.utils.checkpoint import checkpoint
 
 from gan_influence.checks import is_whole
+from gan_influence.devices import repeatable
 from gan_influence.game import Players
 
 __all__ = ["Frozen", "check_chunk", "check_finite", "generated_in_chunks", "in_chunks"]
@@ -47,7 +48,8 @@ class Frozen:
         held = next(chain(self.module.parameters(), self.module.buffers()), images)
         if held.device != images.device:
             self.module.to(images.device)
-        return self.call(images)
+        with repeatable(images.device):
+            return self.call(images)
 
 
 def in_chunks(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vmap
 
+from gan_influence.devices import repeatable
 from gan_influence.game import Game, Players
 
 __all__ = ["Metric", "metric_gradients", "metric_value", "metric_values"]
@@ -38,7 +39,7 @@ def metric_values(metric: Metric, game: Game, thetas: Float[Tensor, "models d"])
     Raises:
         TypeError: the metric is no metric or not a scalar.
     """
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(thetas.device):
         one_model = vmap(lambda phi, psi: _value(metric, Players(game, phi, psi)), chunk_size=_MODELS_AT_ONCE)
         return one_model(*game.split(thetas))
 
@@ -49,7 +50,7 @@ def metric_value(metric: Metric, game: Game, theta: Float[Tensor, " d"]) -> Floa
     Raises:
         TypeError: the metric is no metric or not a scalar.
     """
-    with torch.no_grad():
+    with torch.no_grad(), repeatable(theta.device):
         return _value(metric, Players(game, *game.split(theta)))
 
 
@@ -59,7 +60,8 @@ def metric_gradients(metric: Metric, game: Game, thetas: Float[Tensor, "models d
     Raises:
         TypeError: the metric is no metric, not a scalar, not differentiable, or does not depend on the generator.
     """
-    return torch.stack([_gradient(metric, game, theta) for theta in thetas])
+    with repeatable(thetas.device):
+        return torch.stack([_gradient(metric, game, theta) for theta in thetas])
 
 
 def _value(metric: Metric, players: Players) -> Float[Tensor, ""]:

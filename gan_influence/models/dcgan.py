@@ -34,7 +34,7 @@ def dcgan(
         D: convolutions     28 -> 25 -> 12 -> 10 -> 9 -> 4 -> 2 -> 1, then a linear layer, which gives the logit
 
     Each (de)convolution is followed by a sigmoid and by layer normalisation over height, width and channels of one
-    image, with a gain and a bias for each channel, as in the authors' code. Table IV's last sigmoid belongs to the loss.
+    image, with a gain and a bias for each channel, as in the authors' code. Table IV's last sigmoid is the loss's.
     For 8 pixels, a smaller GAN of the same kind that no paper has: 1 -> 2 -> 4 -> 8 and back.
 
     Args:

@@ -123,7 +123,7 @@ class _Convolved(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple, x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry
     ) -> tuple[Tensor, int]:
-        return _of_models(_Convolved.apply, info, in_dims, (x, w, b), geometry)
+        return _of_models(_Convolved.apply, "ikbi", info, in_dims, (x, w, b), geometry)
 
 
 class _OfImages(torch.autograd.Function):
@@ -147,7 +147,7 @@ class _OfImages(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
-        return _of_models(_OfImages.apply, info, in_dims, (g, w, x), geometry)
+        return _of_models(_OfImages.apply, "ikii", info, in_dims, (g, w, x), geometry)
 
 
 class _OfKernel(torch.autograd.Function):
@@ -171,22 +171,44 @@ class _OfKernel(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
-        return _of_models(_OfKernel.apply, info, in_dims, (g, x, w), geometry)
+        return _of_models(_OfKernel.apply, "iikk", info, in_dims, (g, x, w), geometry)
 
 
 def _of_models(
     function: Callable[..., Tensor],
+    kinds: str,
     info: Any,
     in_dims: tuple,
     tensors: tuple[Tensor | None, ...],
     geometry: Geometry,
 ) -> tuple[Tensor, int]:
-    """Several models' convolutions one after the other: on a CPU that is faster than as one in groups."""
-    apart = [
-        [tensor] * info.batch_size if tensor is None or dim is None else tensor.unbind(dim)
+    """Several models' convolutions: on a GPU as one in groups, on a CPU faster one after the other.
+
+    ``kinds`` tells what the arguments are, and last the result: images, kernel or bias.
+    """
+    models = info.batch_size
+    stacked = [
+        tensor if tensor is None else tensor.expand(models, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=False)
     ]
-    return torch.stack([function(*of_model, geometry) for of_model in zip(*apart, strict=True)]), 0
+    if all(tensor is None or tensor.device.type == "cpu" for tensor in stacked):
+        apart = [[None] * models if tensor is None else tensor.unbind() for tensor in stacked]
+        return torch.stack([function(*of_model, geometry) for of_model in zip(*apart, strict=True)]), 0
+    return _in_groups(function, kinds, models, stacked, geometry), 0
+
+
+def _in_groups(
+    function: Callable[..., Tensor], kinds: str, models: int, stacked: list[Tensor | None], geometry: Geometry
+) -> Tensor:
+    """Images ``(models, n, c, h, w)`` as ``(n, models c, h, w)``; kernels and biases of all models in one."""
+    merged = [
+        None if one is None else one.movedim(0, 1).flatten(1, 2) if kind == "i" else one.flatten(0, 1)
+        for kind, one in zip(kinds, stacked, strict=False)
+    ]
+    found = function(*merged, geometry._replace(groups=models * geometry.groups))
+    if kinds[-1] == "k":
+        return found.unflatten(0, (models, -1))
+    return found.unflatten(1, (models, -1)).movedim(1, 0)
 
 
 class ImageNorm(nn.GroupNorm):
