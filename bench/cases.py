@@ -1,8 +1,10 @@
 """All ratios, in the order of the report."""
 
-from bench import fcgan, lqgan
+from bench import dcgan, fcgan, lqgan
 from bench.ratios import Case
 
-__all__ = ["CASES"]
+__all__ = ["cases"]
 
-CASES: tuple[Case, ...] = (*lqgan.CASES, *fcgan.CASES)
+
+def cases(preset: str, device: str) -> tuple[Case, ...]:
+    return (*lqgan.CASES, *fcgan.CASES, *dcgan.cases(preset, device))

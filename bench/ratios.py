@@ -21,56 +21,73 @@ class Case:
     Attributes:
         name: ``"numerator / denominator"``.
         game: what it is measured on.
-        limit: ``(bound, value)``, what the ratio should be: ``("<=", 1.1)`` or ``(">=", 20.0)``.
+        limit: ``(bound, value)``, what the ratio should be: ``("<=", 1.1)`` or ``(">=", 20.0)``; ``None`` where it is
+            measured only.
         prepare: ``device -> (numerator, denominator, factor)``: two calls, and by how much the first call's time
             is multiplied, where it does only a part of the work. What happens once a process it has done already.
     """
 
     name: str
     game: str
-    limit: tuple[str, float]
+    limit: tuple[str, float] | None
     prepare: Callable[[str], tuple[Call, Call, float]]
 
-    def holds(self, ratio: float) -> bool:
+    @property
+    def target(self) -> str | None:
+        return None if self.limit is None else f"{self.limit[0]} {self.limit[1]:g}"
+
+    def holds(self, ratio: float) -> bool | None:
+        """Is the target met, if there is one?"""
+        if self.limit is None:
+            return None
         bound, value = self.limit
         return ratio <= value if bound == "<=" else ratio >= value
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of both calls in every pair."""
+    """Seconds of both calls in every pair; and of the processor, which on a busy machine are fewer than have passed."""
 
     numerator: list[float]
     denominator: list[float]
+    processor: tuple[list[float], list[float]]
 
     @property
     def ratios(self) -> np.ndarray:
         return np.array(self.numerator) / np.array(self.denominator)
 
     def summary(self) -> dict[str, float]:
-        """Median, lowest and highest ratio over the pairs, and both median times in seconds."""
+        """Median, lowest and highest ratio over the pairs, both median times in seconds, the processor's median ratio.
+
+        On a GPU the processor's is the ratio of what it takes to keep the GPU busy.
+        """
         return {
             "median": float(np.median(self.ratios)),
             "low": float(self.ratios.min()),
             "high": float(self.ratios.max()),
             "numerator_seconds": float(np.median(self.numerator)),
             "denominator_seconds": float(np.median(self.denominator)),
+            "processor_median": float(np.median(np.divide(*self.processor))),
         }
 
 
 def measure(case: Case, device: str, pairs: int) -> Measured:
     """Time ``pairs`` pairs in turn, A B A B."""
     numerator, denominator, factor = case.prepare(device)
-    times: tuple[list[float], list[float]] = ([], [])
+    passed: tuple[list[float], list[float]] = ([], [])
+    processor: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):
-        times[0].append(factor * _seconds(numerator, device))
-        times[1].append(_seconds(denominator, device))
-    return Measured(*times)
+        for k, (call, times) in enumerate(((numerator, factor), (denominator, 1.0))):
+            seconds, of_processor = _seconds(call, device)
+            passed[k].append(times * seconds)
+            processor[k].append(times * of_processor)
+    return Measured(*passed, processor)
 
 
-def _seconds(call: Call, device: str) -> float:
-    begun = time.perf_counter()
+def _seconds(call: Call, device: str) -> tuple[float, float]:
+    """What passed, and what the processor spent, in all threads."""
+    begun = time.perf_counter(), time.process_time()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun[0], time.process_time() - begun[1]

@@ -89,7 +89,7 @@ def counterfactuals(
         ``(runs, R)``, or ``(runs, len(at), R)``; of several metrics a run with a dimension of them after the first.
 
     Raises:
-        ValueError: the runs differ in their steps, in the number of removals or in what they are made of.
+        ValueError: the runs differ in their steps, in the number of removals or metrics or in what they are made of.
     """
     if at is not None and last is not None:
         raise ValueError("give either last or at, not both")
@@ -102,6 +102,8 @@ def counterfactuals(
     start = traces[0].window(last)
     stops = [traces[0].steps] if at is None else traces[0].stops(at)
     several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
+    if len(several) != len(traces) or len({len(own) for own in several}) > 1:
+        raise ValueError(f"each of {len(traces)} runs must have as many metrics, got {[len(own) for own in several]}")
     influence = _differences(runs, several, rows, [], start, stops, chunk, progress).to(traces[0].weights.dtype)
     if at is None:
         influence = influence[:, :, 0]

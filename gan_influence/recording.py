@@ -104,11 +104,15 @@ class RecordedLinearisation:
     @staticmethod
     def _in_two(
         module: torch.fx.GraphModule, cotangent: Tensor, tensors: tuple[Tensor, ...]
-    ) -> tuple[Callable, Callable]:
+    ) -> tuple[Callable, Callable] | None:
         forward, backward = _split(module.graph, module)
         with torch.no_grad():
-            _, *kept = forward(*tensors)
-        return _captured(forward, *tensors), _captured(backward, cotangent, *kept)
+            value, *kept = forward(*tensors)
+            copies = [tensor.clone() for tensor in kept]  # the second part may write into them
+            if _bits((value, *backward(cotangent, *kept))) != _bits(module.forward(cotangent, *tensors)):
+                _give_up("in two parts it differs from the whole in some bits")
+                return None
+        return _captured(forward, *tensors), _captured(backward, cotangent, *copies)
 
 
 def _repeatably(pull_back: PullBack, cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -125,10 +129,7 @@ def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule) -> tuple[Callabl
     """Two functions from one: what does not depend on the first argument, and the rest."""
     cotangent, *inputs = graph.find_nodes(op="placeholder")
     (output,) = graph.find_nodes(op="output")
-    late = {cotangent}
-    for node in graph.nodes:
-        if not late.isdisjoint(node.all_input_nodes):
-            late.add(node)
+    late = _depending_on(cotangent, graph)
     kept = [
         node
         for node in graph.nodes
@@ -140,6 +141,25 @@ def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule) -> tuple[Callabl
     constants = [node for node in early if node.op == "get_attr"]
     forward = _compiled(module, inputs, early, [value, *kept])
     return forward, _compiled(module, [cotangent, *kept], constants + rest, pulled_back)
+
+
+def _depending_on(argument: Node, graph: torch.fx.Graph) -> set[Node]:
+    """The operations that need ``argument``; and all on memory that such an operation writes into."""
+    late, found = {argument}, 0
+    while len(late) > found:
+        found = len(late)
+        for node in graph.nodes:
+            if not late.isdisjoint(node.all_input_nodes):
+                late.add(node)
+        written = {_memory(node.args[0]) for node in late if node.op == "call_function" and _writes(node)} - {None}
+        late.update(node for node in graph.nodes if node.op == "call_function" and _memory(node) in written)
+    return late
+
+
+def _memory(node: Any) -> int | None:
+    """Which memory an operation's result lies in: a view's is its base's."""
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 def _compiled(

@@ -250,7 +250,7 @@ def _rms(values: np.ndarray) -> float:
 
 def _ratio(numerator: np.floating, denominator: np.floating) -> float:
     """NaN where the denominator is 0."""
-    return float(numerator / denominator) if denominator else math.nan
+    return float(numerator) / float(denominator) if denominator else math.nan
 
 
 def _finite(value: float) -> float | None:

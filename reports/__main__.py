@@ -24,6 +24,7 @@ def main() -> int:
         for experiment in EXPERIMENTS.values():
             print(f"{experiment.name:20} {experiment.title} ({experiment.source})")
         return 0
+    from reports.merging import ensure_mergeable, merge
     from reports.page import write_experiment, write_page
     from reports.runner import run
 
@@ -36,17 +37,22 @@ def main() -> int:
         experiments = {name: on_digits(experiment) for name, experiment in experiments.items()}
     else:
         use_data_folder(arguments.data)
-    for name in names:
-        preset = experiments[name].presets[arguments.preset]
-        seeds = range(arguments.seeds or preset.seeds)
-        ensure_files(experiments[name].files(preset.settings, seeds), f"{name} at --preset {arguments.preset}")
+    ensure_mergeable(arguments.merge, names, arguments.out)
+    for name, experiment in experiments.items():
+        preset = experiment.presets[arguments.preset]
+        ensure_files(
+            experiment.files(preset.settings, arguments.seeds or range(preset.seeds)),
+            f"{name} at --preset {arguments.preset}",
+            otherwise="choose another preset" if experiment.on_digits is None else f"take --data {DIGITS}",
+        )
     device = resolve_device(arguments.device)
     results = {}
     try:
         for name in names:
             experiment = experiments[name]
+            taken_over = merge(experiment, arguments.preset, arguments.merge, arguments.out, device)
             results[name] = run(
-                experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports")
+                experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports"), taken_over
             )
             write_experiment(experiment, results[name], arguments.out / name)
     except KeyboardInterrupt:
@@ -83,7 +89,15 @@ def _parser() -> argparse.ArgumentParser:
             "settings and all seeds (default: %(default)s)"
         ),
     )
-    parser.add_argument("--seeds", type=_count, metavar="K", help="how many seeds, 0 ... K-1, instead of the preset's")
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="K",
+        help=(
+            "how many seeds, 0 ... K-1, instead of the preset's; or which, as FIRST-LAST, to share them out among "
+            "machines"
+        ),
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("out/reports"), metavar="DIR", help="where to write (default: %(default)s)"
     )
@@ -98,14 +112,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)"
     )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help=(
+            "first take over what was done in these folders: other runs' --out, copied from other machines, say. "
+            "Finished units of work are taken where settings, code and kind of device are the same, finished seeds "
+            "also from another device, which the report then names. What is missing after that is run"
+        ),
+    )
     parser.add_argument("--list", action="store_true", help="list the experiments and stop")
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seeds >= 1")
-    return int(text)
+def _seeds(text: str) -> range:
+    """``5`` is 0 ... 4, ``3-5`` is 3, 4, 5."""
+    first, dash, last = text.rpartition("-")
+    if not last.isdecimal() or (dash and not first.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor a range of them such as 3-5")
+    seeds = range(int(first), int(last) + 1) if dash else range(int(last))
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seeds: their number must be >= 1, or FIRST <= LAST")
+    return seeds
 
 
 if __name__ == "__main__":

@@ -47,11 +47,12 @@ def use_data_folder(folder: str | Path | None) -> None:
     os.environ[VARIABLE] = str(folder.resolve())
 
 
-def ensure_files(files: Sequence[str], purpose: str) -> None:
+def ensure_files(files: Sequence[str], purpose: str, otherwise: str = "choose another preset") -> None:
     """Check that the data folder holds these files.
 
     Raises:
-        SystemExit: no folder is named, or it lacks some of them; the message names both ways to name one.
+        SystemExit: no folder is named, or it lacks some of them; the message names both ways to name one, and what to
+            do ``otherwise``.
     """
     if not files:
         return
@@ -62,5 +63,5 @@ def ensure_files(files: Sequence[str], purpose: str) -> None:
         where = "no data folder is named" if folder is None else f"it is not in {folder}"
         raise SystemExit(
             f"{purpose} needs {missing[0]}{others}, and {where}. Name the folder that holds them with --data DIR or in "
-            f"the environment variable {VARIABLE}, or choose another preset"
+            f"the environment variable {VARIABLE}, or {otherwise}"
         )

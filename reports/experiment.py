@@ -96,7 +96,8 @@ class Experiment:
         findings: sentences on what the numbers say, each computed from the summary.
         files: ``(settings, seeds) -> paths`` of the files it reads, relative to the data folder.
         prepare: ``(settings, seed, folder, device) -> JSON object``: what all units of a seed need and is made once,
-            before them, with files in ``folder``; ``run_unit`` then has the object as its last argument.
+            before them, with files in ``folder`` named ``seed-SEED.*``; ``run_unit`` then has the object as its last
+            argument. Where the object has a ``digest`` (of what is in the files), units made with another are not used.
         on_digits: of experiments on images, the same settings on data that need no file: ``--data digits``.
         unnamed: the presets at which it is run where no experiment is named.
     """

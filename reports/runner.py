@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
@@ -17,34 +17,43 @@ from reports.store import ForeignResultError, read_json, set_aside, write_json
 from reports.summary import Summary
 from reports.workers import worker_pool
 
-__all__ = ["FORMAT", "run"]
+__all__ = ["FORMAT", "made_by", "result_identity", "run", "runs_in", "unit_identity"]
 
-FORMAT = "gan-influence result 2"
-RUN_KEYS = {"seed", "seconds", "data"}
+FORMAT = "gan-influence result 3"
+MACHINE = ("device", "processor")  # of a unit's record and of a run: what they were computed on
+RUN_KEYS = {"seed", "seconds", "data", *MACHINE}
 
 
 def run(
-    experiment: Experiment, preset: str, seeds: int | None, out: Path, device: str, command: list[str]
+    experiment: Experiment,
+    preset: str,
+    seeds: Sequence[int] | None,
+    out: Path,
+    device: str,
+    command: list[str],
+    taken_over: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Run what is missing of an experiment and store it as ``out/NAME/result.json``.
 
     Every unit of work is stored when it is done, every seed enters ``result.json`` when its units are: a run that was
     interrupted, in whatever way, goes on where it stopped. A ``result.json`` that is damaged, or belongs to other
     settings, other code or another device, is set aside and named. Seeds that are there already are kept.
+
+    Args:
+        experiment, preset: what to run, at which settings.
+        seeds: to run; by default the preset's.
+        out, device, command: where to write, where to compute, and what was typed.
+        taken_over: finished runs from elsewhere, for seeds that are not there yet; see :mod:`reports.merging`.
     """
     settings = experiment.presets[preset].settings
-    wanted = range(experiment.presets[preset].seeds if seeds is None else seeds)
+    wanted = range(experiment.presets[preset].seeds) if seeds is None else seeds
     folder = out / experiment.name
-    identity = {
-        "format": FORMAT,
-        "experiment": experiment.name,
-        "settings_digest": digest(settings),
-        "source_digest": source_digest(),
-        "device": device,
-    }
-    runs = {run["seed"]: run for run in _resume(folder / "result.json", identity)}
+    identity = {**result_identity(experiment, settings), "device": device}
+    there = _resume(folder / "result.json", identity)
+    runs = {run["seed"]: run for run in (*taken_over, *there)}
     missing = [seed for seed in wanted if seed not in runs]
     record, begun = provenance(command, device), time.time()
+    machine = {key: record[key] for key in MACHINE}
 
     def result() -> dict[str, Any]:
         kept = [runs[seed] for seed in sorted(runs)]
@@ -54,6 +63,7 @@ def run(
             "settings": settings,
             "provenance": {
                 **record,
+                **{key: _by_seed(kept, key, machine[key]) for key in MACHINE},
                 "seconds": round(sum(run["seconds"] for run in kept), 1),
                 "wall_seconds": round(time.time() - begun, 1),
             },
@@ -62,7 +72,7 @@ def run(
         whole["cells"] = Summary(experiment, whole).cells()
         return whole
 
-    for seed, finished in _run_seeds(experiment, settings, missing, folder, device):
+    for seed, finished in _run_seeds(experiment, settings, missing, folder, device, machine):
         runs[seed] = finished
         write_json(folder / "result.json", result())
     final = result()
@@ -70,22 +80,66 @@ def run(
     return final
 
 
+def result_identity(experiment: Experiment, settings: Settings) -> dict[str, str]:
+    """What results must have in common for their runs to be one experiment's."""
+    return {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "settings_digest": digest(settings),
+        "source_digest": source_digest(),
+    }
+
+
+def made_by(settings: Settings, device: str) -> str:
+    """The settings, code and kind of device that a unit of work comes from: the name of its folder."""
+    return f"{digest(settings)}-{source_digest()}-{device}"
+
+
+def unit_identity(maker: str, seed: int, unit: str) -> dict[str, Any]:
+    """What the file of a unit of work must say of itself; ``maker`` as :func:`made_by` names it."""
+    return {"format": FORMAT, "made_by": maker, "seed": seed, "unit": unit}
+
+
+def runs_in(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """The finished seeds of a stored result.
+
+    Raises:
+        ForeignResultError: it is damaged, or of something else.
+    """
+    runs = read_json(path, identity).get("runs")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= RUN_KEYS for run in runs):
+        raise ForeignResultError(f"its runs are damaged: each must have {', '.join(sorted(RUN_KEYS))}")
+    return runs
+
+
 def _resume(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        runs = read_json(path, identity).get("runs")
-        if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= RUN_KEYS for run in runs):
-            raise ForeignResultError(f"its runs are damaged: each must have {', '.join(sorted(RUN_KEYS))}")
-        return runs
+        return runs_in(path, identity)
     except ForeignResultError as error:
         aside = set_aside(path)
         tqdm.write(f"{path} cannot be resumed: {error}. It was set aside as {aside}")
         return []
 
 
+def _by_seed(runs: list[dict[str, Any]], key: str, here: str) -> str:
+    """What the runs were computed on: one name, or several, each with its seeds; of no run, what is here."""
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run[key], []).append(str(run["seed"]))
+    if len(seeds) <= 1:
+        return next(iter(seeds), here)
+    return "; ".join(f"{name} ({'seed' if len(own) == 1 else 'seeds'} {', '.join(own)})" for name, own in seeds.items())
+
+
 def _run_seeds(
-    experiment: Experiment, settings: Settings, seeds: list[int], folder: Path, device: str
+    experiment: Experiment,
+    settings: Settings,
+    seeds: list[int],
+    folder: Path,
+    device: str,
+    machine: dict[str, str],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(seed, run)`` as the units of each seed are completed."""
     units = list(experiment.units(settings))
@@ -100,7 +154,10 @@ def _run_seeds(
             parts = [pool.submit(_prepared, experiment.name, settings, seed, folder, device) for seed in seeds]
             prepared = {seed: part.result() for seed, part in zip(seeds, parts, strict=True)}
         pending = {
-            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device, prepared.get(seed)): (seed, unit)
+            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device, machine, prepared.get(seed)): (
+                seed,
+                unit,
+            )
             for seed, unit in todo
         }
         for future in as_completed(pending):
@@ -115,6 +172,8 @@ def _run_seeds(
 def _combine(experiment: Experiment, settings: Settings, seed: int, records: dict[str, Any]) -> dict[str, Any]:
     run: dict[str, Any] = {"seed": seed, "seconds": round(sum(record["seconds"] for record in records.values()), 1)}
     run["data"] = next((record["data"] for record in records.values() if "data" in record), None)
+    for key in MACHINE:
+        run[key] = " and ".join(sorted({record[key] for record in records.values() if key in record}))
     for record in records.values():
         if "pictures" in record:
             run["pictures"] = record["pictures"]
@@ -128,13 +187,9 @@ def _prepared(name: str, settings: Settings, seed: int, folder: Path, device: st
 
     prepare = EXPERIMENTS[name].prepare
     assert prepare is not None
-    units = folder / "units" / _made_by(settings, device)
+    units = folder / "units" / made_by(settings, device)
     units.mkdir(parents=True, exist_ok=True)
     return prepare(settings, seed, units, device)
-
-
-def _made_by(settings: Settings, device: str) -> str:
-    return f"{digest(settings)}-{source_digest()}-{device}"
 
 
 def _unit(
@@ -144,14 +199,17 @@ def _unit(
     unit: str,
     folder: Path,
     device: str,
+    machine: dict[str, str],
     prepared: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """In a worker: one unit of work, from its file where that is there already."""
     from reports.experiments import EXPERIMENTS
 
-    made_by = _made_by(settings, device)
-    identity = {"format": FORMAT, "made_by": made_by, "seed": seed, "unit": unit}
-    path = folder / "units" / made_by / f"seed-{seed}.{unit}.json"
+    maker = made_by(settings, device)
+    identity = unit_identity(maker, seed, unit)
+    if prepared is not None and "digest" in prepared:
+        identity["prepared"] = prepared["digest"]
+    path = folder / "units" / maker / f"seed-{seed}.{unit}.json"
     if path.exists():
         try:
             return read_json(path, identity)
@@ -163,6 +221,6 @@ def _unit(
         record = EXPERIMENTS[name].run_unit(settings, seed, unit, device, *given)
     except DivergenceError as error:
         record = {"diverged": str(error)}
-    record = {**identity, "seconds": round(time.time() - begun, 1), **record}
+    record = {**identity, **machine, "seconds": round(time.time() - begun, 1), **record}
     write_json(path, record)
     return record

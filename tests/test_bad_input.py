@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -133,6 +134,14 @@ GAMES = {
     "l2-negative": (lambda: gi.Game(*gi.models.lqgan(), l2=(0.1, -0.1)), ValueError, r"l2 must be two finite rates"),
     "l2-single": (lambda: gi.Game(*gi.models.lqgan(), l2=0.1), ValueError, r"l2 must be two finite rates .*got 0.1"),
     "l2-nan": (lambda: gi.Game(*gi.models.lqgan(), l2=(math.nan, 0)), ValueError, r"l2 must be two finite rates"),
+    **{
+        f"l2-of-{of}": (
+            lambda of=of: gi.Game(*gi.models.lqgan(), l2_of=of),
+            ValueError,
+            rf"l2_of must be one of all, kernels, got {re.escape(repr(of))}",
+        )
+        for of in ("biases", "", None, ("kernels",))
+    },
     "function-for-module": (
         lambda: gi.Game(lambda z: z, gi.models.lqgan()[1]),
         TypeError,
@@ -470,7 +479,10 @@ def test_divergence_at_once_names_the_losses_of_the_start():
 
 
 @pytest.mark.parametrize("chunk", [None, 1])
-def test_divergence_of_a_retraining_names_its_removal(chunk):
+@pytest.mark.parametrize("large", [False, True])
+def test_divergence_of_a_retraining_names_its_removal(chunk, large, monkeypatch):
+    if large:  # and so, without a chunk, retrained alone
+        monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
     problem = balanced()
     with pytest.raises(gi.DivergenceError, match=r"retraining without removals\[2\]: training diverged at step \d+"):
         gi.counterfactual(problem.train(60), problem.metric(), [[], [1], [0]], chunk=chunk)
@@ -480,3 +492,16 @@ def test_divergence_of_the_generator_names_it():
     loss = RowLoss(real=lambda a: a, fake=lambda a: 0 * a, generator=lambda a: -(a**4))
     with pytest.raises(gi.DivergenceError, match=r"the generator's parameters are no longer finite"):
         train(balanced().but(loss=loss), steps=100)
+
+
+def test_a_checkpoint_folder_refuses_a_run_that_regularises_other_parameters(tmp_path):
+    problem, memory = mlp(), gi.Checkpoint(folder=tmp_path)
+
+    def run(l2_of):
+        game = gi.Game(problem.generator, problem.discriminator, l2=(0.3, 0.2), l2_of=l2_of)
+        return gi.train(game, problem.data, problem.schedule, 2, gi.SGD(0.1), memory=memory)
+
+    run("kernels")
+    with pytest.raises(ValueError, match=r"which differs in l2_of was kernels, is all\. Give each run"):
+        run("all")
+    run("kernels")

@@ -1,10 +1,14 @@
 """Retraining: batches of removals against one run after another."""
 
+import sys
+
 import pytest
 import torch
-from games import GAMES, EpochBatches, lqgan, mlp, relative_error, same_bits, unrolled
+from games import GAMES, EpochBatches, lqgan, minibatch_mlp, mlp, normal, relative_error, same_bits, unrolled
+from torch import nn
 
 import gan_influence as gi
+from gan_influence.counterfactual import counterfactual_and_rounding, counterfactuals
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 REMOVALS = [[3], [11, 7], [0], list(range(10)), []]
@@ -117,3 +121,201 @@ def test_removals_may_be_tensors_and_numpy_integers():
     expected = gi.counterfactual(trace, problem.metric(), [[3], [4]])
     assert same_bits(gi.counterfactual(trace, problem.metric(), torch.tensor([[3], [4]])), expected)
     assert same_bits(gi.counterfactual(trace, problem.metric(), list(torch.tensor([[3], [4]]).numpy())), expected)
+
+
+# Several metrics off one retraining
+
+
+def both_metrics(problem):
+    """One sees the generator only, the other both players."""
+    return [problem.metric(), gi.metrics.DiscriminatorLoss(problem.data, problem.fresh)]
+
+
+@pytest.fixture(params=[False, True], ids=["together", "alone"])
+def either_way(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"last": 4}, {"at": [12, 4, 0, 9]}], ids=["all", "last", "at"])
+def test_several_metrics_equal_one_after_another(options, either_way):
+    problem = minibatch_mlp()
+    trace, metrics = problem.train(12), both_metrics(problem)
+    truth = gi.counterfactual(trace, metrics, REMOVALS, **options)
+    assert truth.shape == (2, *([4] if "at" in options else []), 5)
+    separate = [gi.counterfactual(trace, metric, REMOVALS, **options) for metric in metrics]
+    assert same_bits(truth, torch.stack(separate))
+    assert not torch.allclose(*truth)
+
+
+def test_a_list_of_one_metric_keeps_its_dimension(either_way):
+    problem = lqgan()
+    trace = problem.train(4)
+    truth = gi.counterfactual(trace, problem.metric(), REMOVALS)
+    for metrics in ([problem.metric()], (problem.metric(),)):
+        assert same_bits(gi.counterfactual(trace, metrics, REMOVALS), truth[None])
+
+
+def test_several_metrics_of_several_runs_equal_one_run_after_another():
+    problems = [lqgan(), lqgan(data=normal(9, 24, 1), reference=normal(8, 12, 1))]
+    traces, metrics = [problem.train(6) for problem in problems], [both_metrics(problem) for problem in problems]
+    removals = [[[1], [2, 3], []], [[4], [1], [7, 8]]]
+    truth = counterfactuals(traces, metrics, removals, at=[6, 2])
+    assert truth.shape == (2, 2, 2, 3)
+    for run, own in enumerate(zip(traces, metrics, removals, strict=True)):
+        torch.testing.assert_close(truth[run], gi.counterfactual(*own, at=[6, 2]), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("numbers", [(2, 1), (1, 2), (2,), (2, 2, 2)], ids=str)
+def test_every_run_has_as_many_metrics(numbers):
+    problem = lqgan()
+    traces, metrics = [problem.train(2), problem.train(2)], [both_metrics(problem)[:count] for count in numbers]
+    with pytest.raises(ValueError, match=r"each of 2 runs must have as many metrics, got \[" + str(numbers[0])):
+        counterfactuals(traces, metrics, [[[1]], [[2]]])
+
+
+# Large models on a CPU, one after another
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Every model counts as large. The removals that were retrained alone, in order."""
+    module, retrained = sys.modules["gan_influence.counterfactual"], []
+    retrain = module._retrain_alone
+
+    def noted(*arguments):
+        retrained.append(arguments[3].without[0])
+        return retrain(*arguments)
+
+    monkeypatch.setattr(module, "_LARGE", 0)
+    monkeypatch.setattr(module, "_retrain_alone", noted)
+    return retrained
+
+
+SETTINGS = {
+    "sgd": {},
+    "momentum": {"optimizer": gi.SGD(0.05, momentum=0.9)},
+    "alternating-rmsprop": {"optimizer": gi.RMSProp(0.01), "update": "alternating"},
+    "turns-adam-and-sgd": {"optimizer": (gi.Adam(0.02), gi.SGD(0.1)), "update": "turns"},
+    "averaged": {"ema_decay": 0.9, "update": "alternating"},
+    "checkpoints": {"memory": gi.Checkpoint(every=5)},
+}
+each_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+@each_setting
+@pytest.mark.parametrize("last", [None, 0, 1, 7])
+def test_large_models_have_the_bits_of_retraining_one_by_one(settings, last, alone):
+    problem = minibatch_mlp()
+    trace = problem.train(12, **settings)
+    truth = gi.counterfactual(trace, problem.metric(), REMOVALS, last)
+    assert sorted(alone) == sorted(REMOVALS)
+    assert same_bits(truth, one_by_one(problem, trace, REMOVALS, last=last))
+    together = gi.counterfactual(trace, problem.metric(), REMOVALS, last, chunk=3)
+    torch.testing.assert_close(truth, together, rtol=0, atol=1e-12)
+    assert truth[4] == 0
+    if last != 1:  # in one step no removal reaches the generator, but where it moves second
+        assert (truth[:4].abs().max() > 1e-5) == (last != 0)
+
+
+@each_setting
+def test_large_models_at_several_stops_have_the_bits_of_separate_runs(settings, alone):
+    problem, stops = minibatch_mlp(), [12, 4, 0, 9, 4]
+    trace = problem.train(12, **settings)
+    truth = gi.counterfactual(trace, problem.metric(), REMOVALS, at=stops)
+    assert len(alone) == len(REMOVALS)
+    expected = torch.stack([one_by_one(problem, problem.train(stop, **settings), REMOVALS) for stop in stops])
+    assert same_bits(truth, expected)
+
+
+def test_large_models_of_one_player_have_the_bits_of_retraining_one_by_one(alone):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
+    pairs = normal(1, 9, 2), normal(2, 9, 1)
+    game, schedule = gi.Game(None, model, loss="squared_error", l2=0.1), gi.Minibatches(9, 4)
+    trace = gi.train(game, pairs, schedule, 8, gi.SGD(0.1, momentum=0.5))
+    metric = gi.metrics.AverageLoss(normal(3, 7, 2), normal(4, 7, 1))
+    truth = gi.counterfactual(trace, metric, [[1], [2, 3], []])
+    assert len(alone) == 3
+    assert same_bits(
+        truth, torch.stack([metric(gi.retrain(trace, rows)) for rows in ([1], [2, 3], [])]) - metric(trace)
+    )
+    together = gi.counterfactual(trace, metric, [[1], [2, 3], []], chunk=3)
+    torch.testing.assert_close(truth, together, rtol=0, atol=1e-12)
+
+
+def test_large_models_without_a_row_that_no_batch_uses_do_not_differ(alone):
+    problem = minibatch_mlp()
+    trace = problem.train(12)
+    used = trace.schedule(11).indices.tolist()
+    idle = sorted(set(range(14)).difference(used))
+    truth = gi.counterfactual(trace, problem.metric(), [idle, used, idle[:1]], last=1)
+    assert len(alone) == 3
+    assert truth[[0, 2]].tolist() == [0, 0]
+    assert not gi.counterfactual(trace, both_metrics(problem)[1], [idle], last=1).any()
+    stops = gi.counterfactual(trace, problem.metric(), [idle[:1]], at=[0, 1, 2, 3])[:, 0]
+    first = next(t for t in range(12) if idle[0] in trace.schedule(t).indices)
+    assert (stops[: first + 1] == 0).all()
+
+
+def test_only_large_models_are_retrained_alone(alone, monkeypatch):
+    problem = minibatch_mlp()
+    trace = problem.train(3)
+    gi.counterfactual(trace, problem.metric(), REMOVALS, chunk=2)
+    counterfactuals([trace, trace], [problem.metric()] * 2, [REMOVALS] * 2)
+    monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 2**24)
+    gi.counterfactual(trace, problem.metric(), REMOVALS)
+    assert not alone
+
+
+def test_replicas_of_large_models_have_the_bits_of_runs_from_their_starts(alone):
+    problem = minibatch_mlp()
+    trace, metric = problem.train(12), problem.metric()
+    signs = 1e3 * normal(0, 2, trace.game.size).sign()  # one unit in the last place could leave the metric as it is
+    truth, rounding = counterfactual_and_rounding(trace, metric, REMOVALS, signs)
+    assert len(alone) == len(REMOVALS) + 2
+    assert same_bits(truth, one_by_one(problem, trace, REMOVALS))
+    start = problem.start()
+    for own, difference in zip(signs, rounding, strict=True):
+        moved = minibatch_mlp()
+        nn.utils.vector_to_parameters(
+            start + own * (torch.finfo(torch.float64).eps / 2 * start),
+            [*moved.generator.parameters(), *moved.discriminator.parameters()],
+        )
+        assert same_bits(difference, metric(moved.train(12)) - metric(trace))
+    assert rounding.all()
+
+
+def test_a_large_model_that_does_not_fit_in_memory_says_so(monkeypatch):
+    module, problem = sys.modules["gan_influence.counterfactual"], lqgan()
+
+    def full(*arguments):
+        raise MemoryError("nothing left")
+
+    monkeypatch.setattr(module, "_LARGE", 0)
+    monkeypatch.setattr(module, "_retrain_alone", full)
+    with pytest.raises(MemoryError, match=r"not even one model at a time .*nothing left"):
+        gi.counterfactual(problem.train(2), problem.metric(), REMOVALS)
+
+
+# Regularised kernels
+
+
+def regularised(problem, l2_of, **options):
+    game = gi.Game(problem.generator, problem.discriminator, loss=problem.loss, l2=(0.3, 0.2), l2_of=l2_of)
+    return gi.train(game, problem.data, problem.schedule, 12, gi.SGD(0.1), **options)
+
+
+def test_stacked_models_regularise_their_own_kernels():
+    problem, truth = minibatch_mlp(), {}
+    for l2_of in ("kernels", "all"):
+        trace = regularised(problem, l2_of)
+        truth[l2_of] = gi.counterfactual(trace, problem.metric(), REMOVALS)
+        torch.testing.assert_close(truth[l2_of], one_by_one(problem, trace, REMOVALS), rtol=0, atol=1e-12)
+    assert not torch.allclose(truth["kernels"], truth["all"])
+
+
+def test_runs_that_regularise_other_parameters_are_retrained_apart():
+    problem = minibatch_mlp()
+    traces = [regularised(problem, l2_of) for l2_of in ("all", "kernels")]
+    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2: retrain them apart"):
+        counterfactuals(traces, [problem.metric()] * 2, [[[1]]] * 2)

@@ -162,6 +162,14 @@ def test_a_metric_that_overflows_is_not_trusted():
     assert found.reason.startswith("rounding: ")
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_retraining_without_a_finite_metric_is_not_trusted(value):
+    truth = SCORES[:8].index_fill(0, SCORES[:8].argmax(), value)
+    found = _agreement(tuple(range(8)), SCORES[:8], truth, 1e-12)
+    assert not found.trusted
+    assert found.reason.startswith("rounding: ")
+
+
 # The numbers
 
 
@@ -188,6 +196,16 @@ def test_the_p_value_counts_orders_that_agree_as_well():
     assert found.p_value == pytest.approx(np.mean([tau >= found.tau - 1e-12 for tau in taus]))
 
 
+def with_inversions(n, count):
+    """An order of 1 ... n in which so many pairs are the wrong way round."""
+    order = list(range(1, n + 1))
+    for k in range(n - 1):  # to put a later one before `by` smaller ones costs as many inversions
+        by = min(count, n - 1 - k)
+        order.insert(k, order.pop(k + by))
+        count -= by
+    return order
+
+
 def test_unrelated_scores_pass_the_test_of_order_as_often_as_documented():
     # The orders of eight rows by their number of inversions: the coefficients of prod_k (1 + q + ... + q^k), k < 8.
     counts = np.ones(1)
@@ -196,12 +214,7 @@ def test_unrelated_scores_pass_the_test_of_order_as_often_as_documented():
     assert counts.sum() == math.factorial(8)
     passing, taus = 0.0, []
     for inversions, count in enumerate(counts):
-        order, left = list(range(8)), inversions
-        for k in range(7):  # of the rows left, the one with `by` smaller ones before it costs as many inversions
-            by = min(left, 7 - k)
-            order.insert(k, order.pop(k + by))
-            left -= by
-        estimates = torch.tensor(order, dtype=torch.float64) + 1
+        estimates = torch.tensor(with_inversions(8, inversions), dtype=torch.float64)
         found = _agreement(tuple(range(8)), estimates, torch.arange(1.0, 9.0, dtype=torch.float64), 1e-9)
         assert found.tau == pytest.approx(1 - 2 * inversions / 28)
         if not found.reason.startswith(("order", "sign")):
@@ -211,11 +224,12 @@ def test_unrelated_scores_pass_the_test_of_order_as_often_as_documented():
     assert passing / counts.sum() == pytest.approx(0.0305, abs=1e-4)
 
 
-def test_a_tau_of_one_half_is_enough_where_it_is_significant():
-    truth = torch.arange(1.0, 10.0, dtype=torch.float64)
-    order = [5, 1, 2, 3, 4, 9, 8, 6, 7]  # 9 inversions in 36 pairs
-    found = _agreement(tuple(range(9)), torch.tensor(order, dtype=torch.float64), truth, 1e-9)
-    assert found.tau == pytest.approx(0.5)
+@pytest.mark.parametrize(("n", "floating"), [(9, "0.5"), (17, "0.49999999999999994")])
+def test_a_tau_of_one_half_is_enough_where_it_is_significant(n, floating):
+    order = with_inversions(n, n * (n - 1) // 8)
+    truth = torch.arange(1.0, n + 1.0, dtype=torch.float64)
+    found = _agreement(tuple(range(n)), torch.tensor(order, dtype=torch.float64), truth, 1e-9)
+    assert repr(found.tau) == floating
     assert found.trusted
 
 
@@ -301,7 +315,10 @@ def test_replicas_of_the_last_steps_start_at_the_window():
         assert found == pytest.approx(float(metric(moved.train(8)) - metric(trace)), rel=1e-4)
 
 
-def test_only_parameters_move_not_what_an_optimiser_remembers():
+@pytest.mark.parametrize("large", [2**24, 0], ids=["together", "alone"])
+def test_only_parameters_move_not_what_an_optimiser_remembers(monkeypatch, large):
+    monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", large)
+
     class Average:
         def value(self, players):
             return players.phi.sum()
@@ -404,8 +421,8 @@ def test_without_replicas_it_is_the_counterfactual_bit_for_bit():
 
 def test_a_replica_that_diverges_is_named():
     signs = torch.ones(2, 4, dtype=torch.float64)
-    signs[1] = 1e300
-    with pytest.raises(gi.DivergenceError, match=r"^replica 1 of the factual run: training diverged"):
+    signs[0] = 1e300
+    with pytest.raises(gi.DivergenceError, match=r"^replica 0 of the factual run: training diverged"):
         counterfactual_and_rounding(TRACE, METRIC, [[3]], signs)
 
 

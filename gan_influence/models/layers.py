@@ -87,7 +87,7 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: list[
 
 def _is_product(x: Tensor, w: Tensor, geometry: Geometry) -> bool:
     """Of one channel, or of single pixels: on a CPU then faster as a matrix product, 2 to 20 times."""
-    small = w.shape[1] == 1 or (w[0, 0].numel() == 1 and geometry.stride == (1, 1))
+    small = geometry.stride == (1, 1) if w[0, 0].numel() == 1 else w.shape[1] == 1
     return small and x.device.type == "cpu" and not geometry.transposed and geometry.groups == 1
 
 
@@ -214,7 +214,7 @@ def _in_groups(
 class ImageNorm(nn.GroupNorm):
     """``nn.GroupNorm(1, channels)``: each image to mean 0 and variance 1, then a gain and a bias for each channel.
 
-    Layer normalisation over height, width and channels, as in the authors' code. It can be differentiated twice.
+    Layer normalisation over height, width and channels, as in the authors' code.
     """
 
     def __init__(self, channels: int):
@@ -230,18 +230,18 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, *size = x.shape
-        return torch.native_group_norm(x, w, b, n, channels, size[0] * size[1], 1, eps)
+        return torch.native_group_norm(x.contiguous(), w, b, n, channels, size[0] * size[1], 1, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], outputs: tuple[Tensor, ...]) -> None:
-        x, w, _, _ = inputs
+        x, w, _, ctx.eps = inputs
         _, mean, r = outputs
         ctx.mark_non_differentiable(mean, r)
         ctx.save_for_backward(x, w, mean, r)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        return *_PulledBack.apply(g, *ctx.saved_tensors), None
+        return *_PulledBack.apply(g, *ctx.saved_tensors, ctx.eps), None
 
     @staticmethod
     def vmap(
@@ -271,20 +271,24 @@ class _PulledBack(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, *size = x.shape
         return torch.ops.aten.native_group_norm_backward(
-            g.contiguous(), x, mean, r, w, n, channels, size[0] * size[1], 1, [True, True, True]
+            g.contiguous(), x.contiguous(), mean, r, w, n, channels, size[0] * size[1], 1, [True, True, True]
         )
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple, outputs: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.eps = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, h: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, h: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         g, x, w, mean, r = ctx.saved_tensors
         size = x[0].numel()
+        if torch.is_grad_enabled():  # a third derivative by x also goes through its mean and its r
+            variance, mean = torch.var_mean(x.flatten(1), 1, correction=0, keepdim=True)
+            r = (variance + ctx.eps).rsqrt()
         flat_g, flat_x, flat_h = (one.flatten(2) for one in (g, x, h))  # (n, channels, pixels)
         sum_g, sum_h = flat_g.sum(2), flat_h.sum(2)  # (n, channels), as all sums over pixels
         g_h = torch.linalg.vecdot(flat_g, flat_h)
@@ -303,15 +307,16 @@ class _PulledBack(torch.autograd.Function):
         g_in_x = p - w * r * c  # of x^
         of_g = _combined(q - w * r * h_mean - g_in_x * r * mean, (w * r, h), (g_in_x * r, x))
         of_w = (r * (g_h - h_mean * sum_g - c * g_x)).sum(0)
-        return of_g, of_x, of_w, None, None
+        return of_g, of_x, of_w, None, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        *tensors, eps = inputs
         apart = [
             [tensor] * info.batch_size if dim is None else tensor.unbind(dim)
-            for tensor, dim in zip(tensors, in_dims, strict=True)
+            for tensor, dim in zip(tensors, in_dims, strict=False)
         ]
-        each = [_PulledBack.apply(*of_model) for of_model in zip(*apart, strict=True)]
+        each = [_PulledBack.apply(*of_model, eps) for of_model in zip(*apart, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0, 0, 0)
 
 

@@ -2,6 +2,7 @@
 
 from reports.experiment import Experiment
 from reports.experiments.dcgan_accuracy import DCGAN_ACCURACY
+from reports.experiments.dcgan_traceback import DCGAN_TRACEBACK
 from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.fcgan_kinks import FCGAN_KINKS
@@ -19,5 +20,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         FCGAN_KINKS,
         FCGAN_CLEANSING,
         DCGAN_ACCURACY,
+        DCGAN_TRACEBACK,
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +14,61 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 import gan_influence as gi
-from reports.experiment import Settings
+from gan_influence.checkpoint import DamagedFileError, digest
+from reports.experiment import Quantity, Settings
+from reports.experiments.lqgan_accuracy import relative_error
+from reports.store import set_aside
+from reports.summary import Summary
 
-__all__ = ["FILES", "METRICS", "Factual", "Streams", "factual", "images_digest", "on_digits", "prepare"]
+__all__ = [
+    "CLASSIFIER",
+    "ERROR",
+    "FLOOR",
+    "LINE",
+    "NOISE_FLOOR",
+    "PUBLISHED",
+    "Factual",
+    "Streams",
+    "above_published",
+    "along",
+    "draw_errors",
+    "factual",
+    "files",
+    "images_digest",
+    "metric_rows",
+    "noise_floor",
+    "number_of_parts",
+    "on_digits",
+    "part_of",
+    "prepare",
+    "rounding",
+    "splits",
+    "tau_left_by",
+    "times",
+    "times_across",
+]
 
+ERROR, FLOOR = "Relative error", "Noise floor"
+LINE: dict[str, Any] = {"markersize": 4, "linewidth": 1.4}
 FILES = [f"mnist/{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 LATENT_SIZE = 32
 IMAGE_SIZE = {"mnist": 28, "digits": 8}
-METRICS = ("IS", "FID")
+PUBLISHED: Settings = {
+    "images": "mnist",
+    "rows": 10_000,
+    "validation_rows": 10_000,
+    "metric_latents": 10_000,
+    "metrics": ["IS", "FID"],
+    "classifier_epochs": 50,
+    "classifier_batch": 128,
+    "channels": 8,
+    "batch": 100,
+    "lr": 1e-3,
+    "l2": 1e-3,
+}
 DIGITS: Settings = {
     "images": "digits",
     "rows": 900,
@@ -74,17 +120,20 @@ def on_digits(settings: Settings) -> Settings:
     return {**settings, **DIGITS}
 
 
+def files(settings: Settings, seeds: Sequence[int]) -> list[str]:
+    """The data files: MNIST's, and none for digits."""
+    return FILES if settings["images"] == "mnist" else []
+
+
 def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[str, Any]:
     """Fit this seed's classifier to the validation images; it is stored, and fitted once."""
     path = folder / f"seed-{seed}.classifier.pt"
-    _, validation, test = _splits(settings, seed)
-    if path.exists():
-        model = gi.models.load_classifier(path)
-    else:
+    model = _kept_classifier(path)
+    if model is None:
         streams = Streams.of(seed)
-        model = gi.models.classifier(IMAGE_SIZE[settings["images"]], seed=streams.classifier)
+        _, validation, test = splits(settings, seed)
         model = gi.models.fit_classifier(
-            model,
+            gi.models.classifier(IMAGE_SIZE[settings["images"]], seed=streams.classifier),
             validation,
             test,
             epochs=settings["classifier_epochs"],
@@ -92,14 +141,27 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
             seed=streams.classifier,
         )
         gi.models.save_classifier(path, model)
-    return {"classifier": str(path), "accuracy": model.accuracy}
+    return {"classifier": str(path), "accuracy": model.accuracy, "digest": digest(*model.state_dict().values())}
+
+
+def _kept_classifier(path: Path) -> gi.models.Classifier | None:
+    """The classifier that is stored there; a damaged file is named and set aside, to be replaced."""
+    if not path.exists():
+        return None
+    try:
+        return gi.models.load_classifier(path)
+    except DamagedFileError as error:
+        tqdm.write(
+            f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and the classifier is fitted again"
+        )
+        return None
 
 
 @lru_cache(maxsize=1)
 def _factual(settings_as_text: str, seed: int, classifier: str, device: str, precision: str) -> Factual:
     settings, streams = json.loads(settings_as_text), Streams.of(seed)
     dtype = getattr(torch, precision)
-    training, validation, _ = _splits(settings, seed)
+    training, validation, _ = splits(settings, seed)
     data = training.images.to(dtype)
     model = gi.models.load_classifier(classifier).to(dtype)
     latents = _latents(settings["metric_latents"], streams.metric_latents).to(dtype)
@@ -139,7 +201,7 @@ def images_digest(images: Float[Tensor, "n c h w"]) -> str:
     return hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest()
 
 
-def _splits(settings: Settings, seed: int) -> tuple[gi.datasets.LabelledImages, ...]:
+def splits(settings: Settings, seed: int) -> tuple[gi.datasets.LabelledImages, ...]:
     """Training, validation and test images. Digits have no test split: what the other two leave is one."""
     sizes = settings["rows"], settings["validation_rows"]
     if settings["images"] == "mnist":
@@ -153,3 +215,109 @@ def _splits(settings: Settings, seed: int) -> tuple[gi.datasets.LabelledImages, 
 def _latents(n: int, seed: int) -> Float[Tensor, "n 32"]:
     """``n`` draws from N(0, I)."""
     return torch.randn(n, LATENT_SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def number_of_parts(settings: Settings) -> int:
+    """In how many units of work the removals are retrained."""
+    return -(-settings["removals"] // settings["per_unit"])
+
+
+def part_of(settings: Settings, removed: list[int], part: int) -> list[int]:
+    """The removals that one of these units retrains."""
+    return removed[part * settings["per_unit"] : (part + 1) * settings["per_unit"]]
+
+
+def metric_rows(settings: Settings) -> list[str]:
+    return list(settings["metrics"])
+
+
+def noise_floor(single: Float[np.ndarray, " R"], double: Float[np.ndarray, " doubles"]) -> float | None:
+    """``|float32 - float64| / |float64|`` over the first rows, which are retrained in both."""
+    return relative_error(single[: len(double)], double)
+
+
+NOISE_FLOOR = Quantity(
+    FLOOR,
+    "Noise floor of the truth, |float32 - float64| / |float64| over the rows retrained in both: mean over seeds; not "
+    "in the paper",
+    decimals=None,
+    rows=metric_rows,
+)
+CLASSIFIER = Quantity(
+    "Classifier",
+    "Accuracy of the classifier on test images: mean over seeds",
+    decimals=4,
+    rows=lambda settings: ["accuracy"],
+    columns=lambda settings: ["test images"],
+    column_heading="measured on",
+)
+
+
+def tau_left_by(noise: float) -> float:
+    """Kendall's tau between a normal variable and itself plus independent normal noise of ``noise`` times its size.
+
+    They correlate by ``rho = 1 / sqrt(1 + noise^2)``, and tau of two normal variables is ``2/pi asin(rho)``.
+    """
+    return 2 / np.pi * float(np.arcsin(1 / np.hypot(1, noise)))
+
+
+def rounding(summary: Summary) -> list[str]:
+    """What rounding does to the truth, at its least and at its most."""
+    heading = summary.experiment.column_heading
+    floors = [
+        (value, f"{name}, {heading} = {column}")
+        for name in metric_rows(summary.settings)
+        for column in summary.columns
+        if (value := summary.mean(FLOOR, name, column)) is not None
+    ]
+    if not floors:
+        return []
+    (low, at_low), (high, at_high) = min(floors), max(floors)
+    return [
+        "What rounding does to the truth: retraining in float32 and in float64 gives influences that differ by "
+        f"{low:.1e} ({at_low}) to {high:.1e} ({at_high}) of their size. ITD is not to be judged by anything below "
+        f"that; but rounding of the larger size alone would leave a tau of about {tau_left_by(high):.3f} (influences "
+        "and rounding taken as normal and independent)."
+    ]
+
+
+def above_published(summary: Summary, table: str, row: str) -> str:
+    """The columns where the mean is clearly above the published one, with both; nothing if there are none."""
+    if not summary.comparable:
+        return ""
+    heading, above = summary.experiment.column_heading, []
+    for column in summary.columns:
+        ours, published = summary.mean(table, row, column), summary.published_mean(table, row, column)
+        if ours is not None and published is not None and ours > published + 0.02:
+            above.append(f"{ours:.3f} at {heading} = {column} ({published:g})")
+    return ", ".join(above)
+
+
+def along(summary: Summary, value: Callable[..., float | None], quantity: str, row: str) -> list[float]:
+    """``value(quantity, row, column)`` of every column, NaN where there is none."""
+    values = [value(quantity, row, column) for column in summary.columns]
+    return [np.nan if one is None else one for one in values]
+
+
+def times(summary: Summary) -> list[int]:
+    return [int(column) for column in summary.columns]
+
+
+def draw_errors(axes: Any, summary: Summary, rows: dict[str, str]) -> None:
+    """The error of ITD's values, ``rows[metric]``, and how much of it is rounding in the truth."""
+    for index, (name, row) in enumerate(rows.items()):
+        errors, floors = along(summary, summary.mean, ERROR, row), along(summary, summary.mean, FLOOR, name)
+        axes.plot(times(summary), errors, "o-", color=f"C{index}", label=f"ITD's error, {name}", **LINE)
+        axes.plot(times(summary), floors, "s--", color=f"C{index}", label=f"rounding of the truth, {name}", **LINE)
+    axes.set_yscale("log")
+    axes.set_ylabel("relative to the truth")
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def times_across(axes: Any, summary: Summary, label: str) -> None:
+    """The columns, which are times, along a logarithmic axis."""
+    axes.set_xscale("log")
+    axes.set_xticks(times(summary), summary.columns)
+    axes.minorticks_off()
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25)

@@ -5,34 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.dcgan import FILES, METRICS, factual, images_digest, on_digits, prepare
+from reports.experiments import dcgan
+from reports.experiments.dcgan import (
+    CLASSIFIER,
+    ERROR,
+    FLOOR,
+    LINE,
+    NOISE_FLOOR,
+    above_published,
+    along,
+    draw_errors,
+    factual,
+    files,
+    images_digest,
+    metric_rows,
+    noise_floor,
+    number_of_parts,
+    on_digits,
+    part_of,
+    prepare,
+    rounding,
+    times,
+    times_across,
+)
 from reports.experiments.lqgan_accuracy import finite, relative_error
 from reports.statistics import expected_jaccard, jaccard
 from reports.summary import Summary
 
 __all__ = ["DCGAN_ACCURACY"]
 
-TAU, TAU_FID, JACCARD = "Table VI", "Kendall's tau, FID", "Jaccard index"
-ERROR, SLOPE, FLOOR = "Relative error", "Slope", "Noise floor"
-ACCURACY = "Classifier"
+TAU, TAU_FID, JACCARD, SLOPE = "Table VI", "Kendall's tau, FID", "Jaccard index", "Slope"
 
 PUBLISHED: Settings = {
-    "images": "mnist",
-    "rows": 10_000,
-    "validation_rows": 10_000,
-    "metric_latents": 10_000,
-    "metrics": list(METRICS),
-    "classifier_epochs": 50,
-    "classifier_batch": 128,
-    "channels": 8,
-    "batch": 100,
-    "lr": 1e-3,
-    "l2": 1e-3,
+    **dcgan.PUBLISHED,
     "l2_of": "all",
     "steps": 10_000,
     "stops": [100, 200, 500, 1000, 2000, 5000, 10_000],
@@ -78,22 +89,13 @@ def rows_of_both(settings: Settings) -> list[str]:
     return [*(f"{row}, IS" for row in rows(settings)), "ITD, FID"]
 
 
-def metric_rows(settings: Settings) -> list[str]:
-    return list(settings["metrics"])
-
-
 def columns(settings: Settings) -> list[str]:
     return [str(stop) for stop in settings["stops"]]
 
 
-def files(settings: Settings, seeds: Any) -> list[str]:
-    return FILES if settings["images"] == "mnist" else []
-
-
 def units(settings: Settings) -> list[str]:
     """AID first, which takes longest, then the truth in float64, then the retrainings in parts."""
-    parts = range(-(-settings["removals"] // settings["per_unit"]))
-    return ["aid", "float64", "itd", *(f"removals-{part}" for part in parts)]
+    return ["aid", "float64", "itd", *(f"removals-{part}" for part in range(number_of_parts(settings)))]
 
 
 def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: dict[str, Any]) -> dict[str, Any]:
@@ -107,10 +109,7 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
         assert isinstance(trace.data, Tensor)
         scores_of = {name: gi.itd(trace, metric, at=stops)[:, removed].tolist() for name, metric in metrics.items()}
         return {"scores": scores_of, "data": images_digest(trace.data), "accuracy": prepared["accuracy"]}
-    if task == "float64":
-        mine = removed[: settings["doubles"]]
-    else:
-        mine = removed[int(part[0]) * settings["per_unit"] : (int(part[0]) + 1) * settings["per_unit"]]
+    mine = removed[: settings["doubles"]] if task == "float64" else part_of(settings, removed, int(part[0]))
     influence = gi.counterfactual(trace, list(metrics.values()), [[row] for row in mine], at=stops)
     return {"influence": dict(zip(metrics, influence.tolist(), strict=True))}
 
@@ -119,7 +118,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
     """Agreement of every estimate with the truth at every stop, and how far the truth is off by rounding."""
     parts = [records[unit]["influence"] for unit in units(settings) if unit.startswith("removals")]
     truth = {name: np.concatenate([part[name] for part in parts], axis=1) for name in settings["metrics"]}
-    values: Values = {quantity: {} for quantity in (TAU, TAU_FID, JACCARD, ERROR, SLOPE, FLOOR, ACCURACY)}
+    values: Values = {quantity: {} for quantity in (TAU, TAU_FID, JACCARD, ERROR, SLOPE, FLOOR)}
     estimates = {("ITD", name): np.array(records["itd"]["scores"][name]) for name in settings["metrics"]}
     series = np.array(records["aid"]["scores"])
     estimates |= {(row, "IS"): series[:, k] for k, row in enumerate(aid_rows(settings))}
@@ -130,15 +129,19 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
         both = f"{row}, {name}"
         values[JACCARD][both] = {column: jaccard(one, true, settings["critical"]) for column, one, true in pairs}
         values[ERROR][both] = {column: relative_error(one, true) for column, one, true in pairs}
-        values[SLOPE][both] = {column: finite(float(one @ true / (one @ one))) for column, one, true in pairs}
+        values[SLOPE][both] = {column: slope(one, true) for column, one, true in pairs}
     for name in settings["metrics"]:
         double = np.array(records["float64"]["influence"][name])
-        single = truth[name][:, : double.shape[1]]
-        values[FLOOR][name] = {
-            column: relative_error(single[k], double[k]) for k, column in enumerate(columns(settings))
-        }
-    values[ACCURACY]["accuracy"] = {"test images": records["itd"]["accuracy"]}
+        precisions = zip(columns(settings), truth[name], double, strict=True)
+        values[FLOOR][name] = {column: noise_floor(one, other) for column, one, other in precisions}
+    values[CLASSIFIER.table] = {"accuracy": {"test images": records["itd"]["accuracy"]}}
     return values
+
+
+def slope(scores: Float[np.ndarray, " R"], truth: Float[np.ndarray, " R"]) -> float | None:
+    """Of the truth on the scores, through the origin; ``None`` where all scores are zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return finite(scores @ truth / (scores @ scores))
 
 
 def jaccard_of_chance(settings: Settings) -> float:
@@ -148,48 +151,22 @@ def jaccard_of_chance(settings: Settings) -> float:
 def draw(figure: Any, summary: Summary) -> None:
     """Fig. 1(b), and beside it the error of the values and the truth's own rounding."""
     left, right = figure.subplots(1, 2)
-    times = [int(column) for column in summary.columns]
+    at = times(summary)
     for index, row in enumerate(reversed(summary.rows)):
-        _curve(left, summary, times, TAU, row, f"{row}, IS", f"C{index}", banded=row == "ITD")
-        printed = [summary.published_mean(TAU, row, column) for column in summary.columns]
-        if all(value is not None for value in printed):
-            left.plot(times, printed, "x:", color=f"C{index}", markersize=5, linewidth=1, alpha=0.8)
-    _curve(left, summary, times, TAU_FID, "ITD", "ITD, FID", "k", banded=False)
+        color = f"C{index}"
+        left.plot(at, along(summary, summary.mean, TAU, row), "o-", color=color, label=f"{row}, IS", **LINE)
+        printed = along(summary, summary.published_mean, TAU, row)
+        left.plot(at, printed, "x:", color=color, markersize=5, linewidth=1, alpha=0.8)
+    low, high = zip(*(summary.percentiles(TAU, "ITD", column) for column in summary.columns), strict=True)
+    left.fill_between(at, low, high, color="C0", alpha=0.12)
+    left.plot(at, along(summary, summary.mean, TAU_FID, "ITD"), "o-", color="k", label="ITD, FID", **LINE)
     left.plot([], [], "x:", color="0.3", label="as printed")
     left.set_ylim(-0.2, 1.08)
     left.set_ylabel("Kendall's tau")
-    for index, name in enumerate(metric_rows(summary.settings)):
-        _curve(right, summary, times, ERROR, f"ITD, {name}", f"ITD's error, {name}", f"C{index}", banded=False)
-        _curve(right, summary, times, FLOOR, name, f"rounding of the truth, {name}", f"C{index}", False, "s--")
-    right.set_yscale("log")
-    right.set_ylabel("relative to the truth")
-    right.legend(fontsize=7.5, frameon=False)
+    draw_errors(right, summary, {name: f"ITD, {name}" for name in metric_rows(summary.settings)})
     for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks(times, summary.columns)
-        axes.minorticks_off()
-        axes.set_xlabel("training steps T")
-        axes.grid(alpha=0.25)
+        times_across(axes, summary, "training steps T")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-
-
-def _curve(
-    axes: Any,
-    summary: Summary,
-    times: list[int],
-    quantity: str,
-    row: str,
-    label: str,
-    color: str,
-    banded: bool,
-    line: str = "o-",
-) -> None:
-    means = [summary.mean(quantity, row, column) for column in summary.columns]
-    curve = [np.nan if mean is None else mean for mean in means]
-    axes.plot(times, curve, line, color=color, label=label, markersize=4, linewidth=1.4)
-    if banded:
-        low, high = zip(*(summary.percentiles(quantity, row, column) for column in summary.columns), strict=True)
-        axes.fill_between(times, low, high, color=color, alpha=0.12)
 
 
 def findings(summary: Summary) -> list[str]:
@@ -204,39 +181,15 @@ def findings(summary: Summary) -> list[str]:
             f"ITD on {name}: mean tau {_listed(taus)} at T = {', '.join(summary.columns)}; the slope of the truth on "
             f"the estimate is {_listed(slopes)}."
         )
-    floors = [
-        (value, name, column)
-        for name in metric_rows(summary.settings)
-        for column in summary.columns
-        if (value := summary.mean(FLOOR, name, column)) is not None
-    ]
-    if floors:
-        low, high = min(floors), max(floors)
+    found += rounding(summary)
+    above = above_published(summary, TAU, "ITD")
+    if above:
         found.append(
-            "What rounding does to the truth: retraining in float32 and in float64 gives influences that differ by "
-            f"{low[0]:.1e} ({low[1]}, T = {low[2]}) to {high[0]:.1e} ({high[1]}, T = {high[2]}) of their size. ITD is "
-            "not to be judged by anything below that."
+            f"ITD ranks rows better than printed (in brackets): {above}. The logarithm of IS cannot be the reason: "
+            "small changes of IS and of its logarithm are proportional. The noise floor says how much of the gap "
+            "rounding in float32 can explain."
         )
-    found += _printed_below(summary)
     return found
-
-
-def _printed_below(summary: Summary) -> list[str]:
-    """Where ITD ranks rows better than printed: is it the logarithm, or rounding?"""
-    if not summary.comparable:
-        return []
-    above = []
-    for column in summary.columns:
-        ours, printed = summary.mean(TAU, "ITD", column), summary.published_mean(TAU, "ITD", column)
-        if ours is not None and printed is not None and ours > printed + 0.02:
-            above.append(f"{ours:.3f} at T = {column} (printed {printed:.2f})")
-    if not above:
-        return []
-    return [
-        f"ITD ranks rows better than printed: {'; '.join(above)}. The logarithm of IS cannot be the reason: small "
-        "changes of IS and of its logarithm are proportional. The noise floor says how much of the gap rounding in "
-        "float32 can explain."
-    ]
 
 
 def _listed(values: list[float | None]) -> str:
@@ -296,21 +249,8 @@ DCGAN_ACCURACY = Experiment(
             decimals=3,
             rows=rows_of_both,
         ),
-        Quantity(
-            FLOOR,
-            "Noise floor of the truth, |float32 - float64| / |float64| over the rows retrained in both: mean over "
-            "seeds; not in the paper",
-            decimals=None,
-            rows=metric_rows,
-        ),
-        Quantity(
-            ACCURACY,
-            "Accuracy of the classifier on test images: mean over seeds",
-            decimals=4,
-            rows=lambda settings: ["accuracy"],
-            columns=lambda settings: ["test images"],
-            column_heading="measured on",
-        ),
+        NOISE_FLOOR,
+        CLASSIFIER,
     ),
     rows=rows,
     columns=columns,
