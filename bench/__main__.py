@@ -87,7 +87,7 @@ def _peaks(preset: str, device: str, games: list[str]) -> Iterator[dict[str, Any
         terms = f", {row['terms']} terms" if row["terms"] else ""
         target = f"<= {row['limit']:g}" if row["limit"] else None
         tqdm.write(
-            f"{row['name']:60} {row['game']:20} {row['peak_mebibytes']:8.1f} MiB, {row['of_states']:.1f} of it states,"
+            f"{row['name']:60} {row['game']:20} {row['peak_mebibytes']:8.1f} MiB, states {row['of_states']:.1f},"
             f" after {row['steps']} steps{terms}  {_shown(target, row['met'])}"
         )
         yield row

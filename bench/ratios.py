@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Measured:
 def measure(case: Case, device: str, pairs: int) -> Measured:
     """Time ``pairs`` pairs in turn, A B A B."""
     numerator, denominator, factor = case.prepare(device)
+    gc.collect()  # what preparing left is not to be collected in the first call
     passed: tuple[list[float], list[float]] = ([], [])
     processor: tuple[list[float], list[float]] = ([], [])
     for _ in range(pairs):

@@ -179,12 +179,13 @@ def test_every_run_has_as_many_metrics(numbers):
 
 @pytest.fixture
 def alone(monkeypatch):
-    """Every model counts as large. The removals that were retrained alone, in order."""
+    """Every model counts as large. ``(removed rows, first step)`` of those that were retrained alone, in order."""
     module, retrained = sys.modules["gan_influence.counterfactual"], []
     retrain = module._retrain_alone
 
     def noted(*arguments):
-        retrained.append(arguments[3].without[0])
+        _, _, _, model, start, *_ = arguments
+        retrained.append((model.without[0], start))
         return retrain(*arguments)
 
     monkeypatch.setattr(module, "_LARGE", 0)
@@ -209,7 +210,7 @@ def test_large_models_have_the_bits_of_retraining_one_by_one(settings, last, alo
     problem = minibatch_mlp()
     trace = problem.train(12, **settings)
     truth = gi.counterfactual(trace, problem.metric(), REMOVALS, last)
-    assert sorted(alone) == sorted(REMOVALS)
+    assert sorted(rows for rows, _ in alone) == sorted(REMOVALS)
     assert same_bits(truth, one_by_one(problem, trace, REMOVALS, last=last))
     together = gi.counterfactual(trace, problem.metric(), REMOVALS, last, chunk=3)
     torch.testing.assert_close(truth, together, rtol=0, atol=1e-12)
@@ -255,6 +256,16 @@ def test_large_models_without_a_row_that_no_batch_uses_do_not_differ(alone):
     stops = gi.counterfactual(trace, problem.metric(), [idle[:1]], at=[0, 1, 2, 3])[:, 0]
     first = next(t for t in range(12) if idle[0] in trace.schedule(t).indices)
     assert (stops[: first + 1] == 0).all()
+
+
+def test_large_models_are_retrained_from_the_first_batch_that_uses_a_removed_row_on(alone):
+    problem = minibatch_mlp()
+    trace = problem.train(12)
+    gi.counterfactual(trace, problem.metric(), REMOVALS, last=10)
+    for rows, start in alone:
+        using = [t for t in range(2, 12) if not set(rows).isdisjoint(trace.schedule(t).indices.tolist())]
+        assert start == min(using, default=12)
+    assert len({start for _, start in alone}) > 2
 
 
 def test_only_large_models_are_retrained_alone(alone, monkeypatch):

@@ -362,7 +362,7 @@ def fitted(tmp_path):
     return Path(prepared["classifier"]), prepared
 
 
-def test_the_classifier_is_fitted_once_to_the_validation_images(fitted, monkeypatch):
+def test_the_classifier_is_fitted_once(fitted, monkeypatch):
     path, prepared = fitted
     written = path.stat().st_mtime_ns
     _, validation, test = dcgan.splits(UNTRAINED, 3)
@@ -373,6 +373,20 @@ def test_the_classifier_is_fitted_once_to_the_validation_images(fitted, monkeypa
     monkeypatch.setattr(gi.models, "fit_classifier", None)
     assert dcgan.prepare(UNTRAINED, 3, path.parent, "cpu") == prepared
     assert path.stat().st_mtime_ns == written
+
+
+def test_the_classifier_sees_validation_images_and_is_judged_on_test_images(tmp_path, monkeypatch):
+    given = []
+    fit = gi.models.fit_classifier
+    monkeypatch.setattr(
+        gi.models, "fit_classifier", lambda *data, **how: given.append((data, how)) or fit(*data, **how)
+    )
+    dcgan.prepare(UNTRAINED, 3, tmp_path, "cpu")
+    (((_, on_these, held_out), how),) = given
+    _, validation, test = dcgan.splits(UNTRAINED, 3)
+    assert torch.equal(on_these.images, validation.images)
+    assert torch.equal(held_out.images, test.images)
+    assert (how["epochs"], how["batch_size"]) == (1, 32)
 
 
 def test_a_damaged_classifier_is_set_aside_said_and_fitted_again(fitted, capsys):
@@ -699,9 +713,12 @@ def test_units_of_one_seed_split_over_two_folders_merge_to_the_cells_of_one_run(
     interrupted(on, ours, tmp_path / "ours", [0], units="a")
     interrupted(on, theirs, tmp_path / "theirs", [0], units="ab")
     assert (ours.done, theirs.done) == ([(0, "a")], [(0, "a"), (0, "b")])
+    (own,) = (tmp_path / "ours").rglob("seed-0.a.json")
+    before = own.read_bytes()
     merged = on(ours, tmp_path / "ours", [0], merged=[tmp_path / "theirs"])
     assert merged["cells"] == whole["cells"]
     assert ours.done == [(0, "a"), (0, "c")]
+    assert own.read_bytes() == before
     assert merged["runs"][0]["processor"] == f"{HERE} and {THERE}"
     assert (
         on(ours, tmp_path / "ours", [0], merged=[tmp_path / "theirs"])["runs"] == merged["runs"]
@@ -727,7 +744,9 @@ def test_units_that_rest_on_another_classifier_are_named_and_left(tmp_path, on, 
         interrupted(on, theirs, tmp_path / "theirs", [seed], units="ab")
     on(ours, tmp_path / "ours", [0, 1], merged=[tmp_path / "theirs"])
     assert ours.done == [(0, "a"), (0, "b"), (0, "c"), (1, "c")]
-    assert "seed-0.fit.pt is left, and the units of its seed" in said(capsys)
+    message = said(capsys)
+    assert "seed-0.fit.pt is left, and the units of its seed" in message
+    assert "set aside" not in message  # they were not even copied
 
 
 def test_units_made_with_another_classifier_are_set_aside_on_resuming(tmp_path, on, capsys):

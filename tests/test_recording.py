@@ -190,34 +190,56 @@ def test_large_models_use_a_runs_recordings(eager, monkeypatch):
     assert not eager
 
 
-def scores_and_retraining(trace, metric):
-    return gi.itd(trace, metric), gi.itd(trace, metric, damping=0.2), gi.retrain(trace, [1, 5]).states
+STEPS = 5
 
 
-def assert_same_but_for_its_recordings(trace, fresh, metric):
-    for one, other in zip(scores_and_retraining(trace, metric), scores_and_retraining(fresh, metric), strict=True):
-        assert same_bits(one, other)
+@pytest.fixture
+def recorded_run(monkeypatch):
+    """A run whose steps and linearisations are recorded. Nothing is recorded after it."""
+    monkeypatch.setattr(recording, "_EAGER_CALLS", 3)
+    problem = GAMES["lqgan"]()
+    trace = problem.train(STEPS)
+    gi.itd(trace, problem.metric())
+    monkeypatch.setattr(recording, "_EAGER_CALLS", 10**9)
+    return trace
+
+
+def assert_same_but_for_its_recordings(trace, fresh):
+    metric = GAMES["lqgan"]().metric()
+    assert same_bits(gi.itd(trace, metric), gi.itd(fresh, metric))
+    assert same_bits(gi.retrain(trace, [1, 5]).states, gi.retrain(fresh, [1, 5]).states)
+
+
+def test_the_same_game_uses_a_runs_recordings(recorded_run, eager):
+    fresh = GAMES["lqgan"]().train(STEPS)
+    eager.clear()
+    other = replace(recorded_run, weights=fresh.weights.clone())
+    gi.itd(other, GAMES["lqgan"]().metric())
+    gi.retrain(other, [1, 5])
+    assert not eager
+    assert_same_but_for_its_recordings(other, fresh)
 
 
 @pytest.mark.parametrize("changes", [{"loss": "hinge"}, {"l2": (0.1, 0.5)}], ids=["loss", "l2"])
-def test_another_game_does_not_use_a_runs_recordings(changes, monkeypatch):
-    monkeypatch.setattr(recording, "_EAGER_CALLS", 3)
-    problem = minibatch_mlp()
-    trace, fresh = problem.train(9), problem.but(**changes).train(9)
-    scores_and_retraining(trace, problem.metric())
-    other = replace(trace, game=fresh.game, history=fresh.history)
-    assert other.recorded is trace.recorded
-    assert_same_but_for_its_recordings(other, fresh, problem.metric())
+def test_another_game_does_not_use_a_runs_recordings(recorded_run, changes):
+    fresh = GAMES["lqgan"](**changes).train(STEPS)
+    other = replace(recorded_run, game=fresh.game, history=fresh.history)
+    assert other.recorded is recorded_run.recorded
+    assert_same_but_for_its_recordings(other, fresh)
 
 
-def test_other_updates_do_not_use_a_runs_recordings(monkeypatch):
-    monkeypatch.setattr(recording, "_EAGER_CALLS", 3)
-    problem, slower = minibatch_mlp(), gi.SGD(0.03)
-    trace, fresh = problem.train(9), problem.train(9, optimizer=slower)
-    scores_and_retraining(trace, problem.metric())
-    other = replace(trace, updates=Updates(slower, trace.game), history=fresh.history)
-    assert other.recorded is trace.recorded
-    assert_same_but_for_its_recordings(other, fresh, problem.metric())
+def test_other_updates_do_not_use_a_runs_recordings(recorded_run):
+    slower = gi.SGD(0.03)
+    fresh = GAMES["lqgan"]().train(STEPS, optimizer=slower)
+    other = replace(recorded_run, updates=Updates(slower, recorded_run.game), history=fresh.history)
+    assert other.recorded is recorded_run.recorded
+    assert_same_but_for_its_recordings(other, fresh)
+
+
+def test_another_damping_does_not_use_a_runs_recordings(recorded_run):
+    fresh, metric = GAMES["lqgan"]().train(STEPS), GAMES["lqgan"]().metric()
+    assert same_bits(gi.itd(recorded_run, metric, damping=0.2), gi.itd(fresh, metric, damping=0.2))
+    assert not same_bits(gi.itd(fresh, metric, damping=0.2), gi.itd(fresh, metric))
 
 
 COPIES = {
@@ -228,14 +250,16 @@ COPIES = {
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("loss", ["minimax", "hinge"])
-def test_a_trace_is_copied_without_its_recordings(copied, loss, monkeypatch):
-    monkeypatch.setattr(recording, "_EAGER_CALLS", 3)
-    problem = minibatch_mlp(loss=loss)
-    trace = problem.train(9, memory="checkpoint")
-    scores_and_retraining(trace, problem.metric())
-    own = copied(trace)
-    assert trace.recorded
+def test_a_trace_is_copied_without_its_recordings(recorded_run, copied):
+    own = copied(recorded_run)
+    assert recorded_run.recorded
     assert not own.recorded
-    assert same_bits(own.state(), trace.state())
-    assert_same_but_for_its_recordings(own, trace, problem.metric())
+    assert same_bits(own.states, recorded_run.states)
+    assert_same_but_for_its_recordings(own, recorded_run)
+
+
+def test_a_checkpointed_trace_is_pickled_with_what_it_holds():
+    trace = minibatch_mlp().train(9, memory="checkpoint", ema_decay=0.9, optimizer=(gi.Adam(0.02), gi.SGD(0.1)))
+    own = pickle.loads(pickle.dumps(trace))
+    metric = minibatch_mlp().metric()
+    assert same_bits(gi.itd(own, metric), gi.itd(trace, metric))
