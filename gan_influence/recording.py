@@ -29,7 +29,7 @@ _EAGER_CALLS = 64  # recording takes as long as about a hundred calls
 
 
 class Recorded(Generic[Outputs]):
-    """``function``, recorded once it has been called often with tensors of the same shapes.
+    """``function``, recorded once it has been called often with tensors of the same shapes, layouts and types.
 
     Args:
         function: takes tensors only and returns a tensor or a tuple of them, without side effects. What it closes
@@ -45,7 +45,7 @@ class Recorded(Generic[Outputs]):
         self._replays: dict[tuple, Callable[..., Outputs]] = {}
 
     def __call__(self, *tensors: Tensor) -> Outputs:
-        signature = tuple(tensor.shape for tensor in tensors)
+        signature = _signature(tensors)
         replay = self._replays.get(signature)
         with repeatable(tensors[0].device):
             if replay is not None:
@@ -75,7 +75,7 @@ class RecordedLinearisation:
 
     def __call__(self, *tensors: Tensor, cotangent_shape: torch.Size) -> tuple[Tensor, PullBack]:
         """``(value, pull_back)``, to be pulled back from a cotangent of this shape."""
-        signature = (cotangent_shape, *(tensor.shape for tensor in tensors))
+        signature = (cotangent_shape, *_signature(tensors))
         replay = self._replays.get(signature)
         with repeatable(tensors[0].device):
             if replay is not None:
@@ -113,6 +113,11 @@ class RecordedLinearisation:
                 _give_up("in two parts it differs from the whole in some bits")
                 return None
         return _captured(forward, *tensors), _captured(backward, cotangent, *copies)
+
+
+def _signature(tensors: tuple[Tensor, ...]) -> tuple:
+    """What a recording holds for: operations, and the order of their sums, depend on layout and data type too."""
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
 
 
 def _repeatably(pull_back: PullBack, cotangent: Tensor) -> tuple[Tensor, ...]:

@@ -47,6 +47,7 @@ class Quantity:
         above: what each cell is tested to exceed, one-sided over seeds.
         signed: print a plus sign too, as papers do for changes.
         rows, columns, column_heading: where they are not the experiment's.
+        beside: the paper's table whose printed values stand beside its own, where that is called otherwise.
     """
 
     table: str
@@ -59,6 +60,7 @@ class Quantity:
     rows: Callable[[Settings], Sequence[str]] | None = None
     columns: Callable[[Settings], Sequence[str]] | None = None
     column_heading: str | None = None
+    beside: str | None = None
 
 
 @dataclass(frozen=True)

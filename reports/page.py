@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from reports.data import DIGITS, on_digits
 from reports.experiment import Experiment, Quantity
 from reports.experiments import EXPERIMENTS
 from reports.figures import as_svg, write_figure
@@ -68,10 +69,34 @@ def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
 
 def _section(experiment: Experiment, result: dict[str, Any] | None) -> dict[str, Any]:
     kept = committed_result(experiment.name)
-    blocks = [] if result is None else [_block(experiment, result, "This run")]
+    blocks = [] if result is None else [_block(_as_run(experiment, result), result, "This run")]
     if kept is not None and (result is None or not _same(_values(result), _values(kept))):
-        blocks.append(_block(experiment, kept, "Committed result"))
+        blocks.append(_block(_as_run(experiment, kept), kept, "Committed result"))
     return {"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)}
+
+
+def _as_run(experiment: Experiment, result: dict[str, Any]) -> Experiment:
+    """The experiment on digits, which nothing printed stands beside, where that is what the result is of."""
+    return on_digits(experiment) if _is_on_digits(experiment, result) else experiment
+
+
+def _is_on_digits(experiment: Experiment, result: dict[str, Any]) -> bool:
+    if experiment.on_digits is None:
+        return False
+    settings = experiment.presets[result["preset"]].settings
+    return settings != result["settings"] and experiment.on_digits(settings) == result["settings"]
+
+
+def _repeat(experiment: Experiment, result: dict[str, Any]) -> list[str]:
+    """The commands that run the very seeds again: one for each stretch of consecutive ones."""
+    command = f"python -m reports {experiment.name} --preset {result['preset']}"
+    if _is_on_digits(EXPERIMENTS[experiment.name], result):
+        command += f" --data {DIGITS}"
+    seeds = sorted(run["seed"] for run in result["runs"])
+    firsts = [seed for seed in seeds if seed - 1 not in seeds]
+    lasts = [seed for seed in seeds if seed + 1 not in seeds]
+    stretches = zip(firsts, lasts, strict=True)
+    return [f"{command} --seeds {f'{first}-{last}' if first else last + 1}" for first, last in stretches]
 
 
 def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict[str, Any]:
@@ -84,6 +109,7 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
     return {
         "heading": heading,
         "result": result,
+        "repeat": _repeat(experiment, result),
         "seeds": summary.wanted,
         "tables": tables,
         "verdicts": verdicts,

@@ -110,7 +110,7 @@ class Summary:
 
     def _cell(self, quantity: Quantity, row: str, column: str) -> dict[str, Any]:
         values = self.values(quantity.table, row, column)
-        printed = self.published.cells.get((quantity.table, row, column), {})
+        printed = self.published.cells.get((quantity.beside or quantity.table, row, column), {})
         low, high = bootstrap_interval(values, quantity.center) if values else (None, None)
         p10, p90 = self.percentiles(quantity.table, row, column) if values else (None, None)
         p_value = p_above(values, quantity.above.value(self.settings)) if quantity.above else None

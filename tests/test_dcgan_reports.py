@@ -239,7 +239,8 @@ def test_combine_measures_accuracy_at_every_stop():
     truth = np.array([[1.0, -2.0, 3.0, -4.0, 5.0, -6.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])  # stops, rows
     series = np.stack([np.stack([2 * one, -one]) for one in truth])  # stops, terms, rows
     records = {
-        "aid": {"scores": series.tolist()},
+        "aid-0": {"scores": series.tolist()},
+        "aid-1": {"scores": (-3 * series).tolist()},
         "float64": {"influence": {"IS": (truth[:, :2] / 1.25).tolist(), "FID": truth[:, :2].tolist()}},
         "itd": {"scores": {"IS": truth.tolist(), "FID": (truth / 2).tolist()}, "accuracy": 0.5},
         "removals-0": {"influence": {"IS": truth[:, :4].tolist(), "FID": truth[:, :4].tolist()}},
@@ -249,13 +250,32 @@ def test_combine_measures_accuracy_at_every_stop():
     values = ACCURACY.combine(TINY_ACCURACY, records)
     both = lambda value: pytest.approx({"3": value, "6": value})  # noqa: E731
     assert values["Table VI"] == {"AID (M=2)": both(1), "AID (M=4)": both(-1), "ITD": both(1)}
+    assert values[dcgan_accuracy.TAU_PER_TERM] == {"AID (M=2)": both(-1), "AID (M=4)": both(1)}
     assert values["Kendall's tau, FID"] == {"ITD": both(1)}
     assert values["Jaccard index"]["AID (M=4), IS"] == both(1)
     errors = {row: values[dcgan.ERROR][row] for row in values[dcgan.ERROR]}
-    assert errors == {"AID (M=2), IS": both(1), "AID (M=4), IS": both(2), "ITD, IS": both(0), "ITD, FID": both(0.5)}
+    inside, per_term = {"AID (M=2)": 1, "AID (M=4)": 2}, {"AID (M=2)": 7, "AID (M=4)": 2}
+    assert errors == {
+        **{f"{row}, IS": both(value) for row, value in inside.items()},
+        **{f"{row}, damped per term, IS": both(value) for row, value in per_term.items()},
+        "ITD, IS": both(0),
+        "ITD, FID": both(0.5),
+    }
     assert values["Slope"]["AID (M=2), IS"] == both(0.5)
+    assert values["Slope"]["AID (M=4), damped per term, IS"] == pytest.approx({"3": 1 / 3, "6": 1 / 3})
     assert values["Slope"]["ITD, FID"] == both(2)
     assert values[dcgan.FLOOR] == {"IS": both(0.25), "FID": both(0)}
+
+
+def test_each_reading_of_the_damping_is_run(monkeypatch, tiny_factual):
+    """By the series itself: with gamma = .1 and a learning rate of .001, per term is a damping of 100."""
+    settings = {**TINY_ACCURACY, "lr": 1e-3}
+    seen = []
+    monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: tiny_factual())
+    monkeypatch.setattr(gi, "aid", lambda *_, damping, **__: seen.append(damping) or torch.zeros(2, 2, 900))
+    for unit in ("aid-0", "aid-1"):
+        dcgan_accuracy.run_unit(settings, 0, unit, "cpu", {})
+    assert seen == pytest.approx([0.1, 100.0])
 
 
 def test_scores_that_are_all_zero_have_no_slope():
@@ -586,7 +606,8 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
     line = lambda value: dict.fromkeys(stops, value)  # noqa: E731
     both, metrics = dcgan_accuracy.rows_of_both(settings), ("IS", "FID")
     values = {
-        "Table VI": {row: line(0.95) for row in ACCURACY.rows(settings)},
+        "Table VI": {row: line(0.95 - 0.2 * k) for k, row in enumerate(reversed(ACCURACY.rows(settings)))},
+        dcgan_accuracy.TAU_PER_TERM: {row: line(0.6) for row in dcgan_accuracy.aid_rows(settings)},
         "Kendall's tau, FID": {"ITD": line(0.9)},
         "Jaccard index": {row: line(0.5) for row in both},
         "Slope": {row: line(1.0) for row in both},
@@ -599,6 +620,27 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
     assert found[1].startswith("ITD on FID: mean tau 0.900, 0.900")
     assert "(in brackets): 0.950 at T = 500 (0.88), 0.950 at T = 1000 (0.58)" in found[-1]  # at 100 and 200 hardly so
     assert "The logarithm of IS cannot be the reason" in found[-1]
+    (by_terms,) = (sentence for sentence in found if sentence.startswith("AID's mean tau differs"))
+    assert "M = 10, 100, 1000, 10000 by up to 0.60" in by_terms
+    assert "by up to 0.00" in by_terms
+    assert by_terms.endswith("the printed taus by up to 0.02 (T = 100): the second reading is the nearer.")
+
+
+def test_the_page_repeats_the_very_seeds_and_data(tmp_path):
+    runs = traceback_runs([0.9, 0.8, 0.7, 0.4, 0.1])
+    printed = result_of(TRACEBACK, "paper", runs)
+    for run_of, seed in zip(printed["runs"], (0, 1, 3, 4, 7), strict=True):
+        run_of["seed"] = seed
+    digits = result_of(on_digits(TRACEBACK), "paper", runs[:3])
+    repeats = []
+    for result in (printed, digits):
+        page.write_page({"dcgan-traceback": result}, tmp_path / "index.html")
+        section = (tmp_path / "index.html").read_text().split('<h2 id="dcgan-traceback">')[1]
+        repeats.append(section.split("<pre>")[1].split("</pre>")[0].split("\n"))
+        assert ("Fig. 1 shows" in section) == (result is printed)
+    command = "python -m reports dcgan-traceback --preset paper"
+    assert repeats[0] == [f"{command} --seeds 2", f"{command} --seeds 3-4", f"{command} --seeds 7-7"]
+    assert repeats[1] == [f"{command} --data digits --seeds 2", f"{command} --data digits --seeds 3-3"]
 
 
 @pytest.mark.parametrize("experiment", [ACCURACY, TRACEBACK])

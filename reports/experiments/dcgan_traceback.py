@@ -37,11 +37,11 @@ from reports.experiments.fcgan_accuracy import (
     JACCARD,
     RANDOM,
     TAU,
-    _above_chance,
-    _drop,
-    _size_of_errors,
+    above_chance,
     columns,
+    drop,
     jaccard_of_chance,
+    size_of_errors,
 )
 from reports.experiments.lqgan_accuracy import finite, relative_error
 from reports.statistics import jaccard
@@ -180,7 +180,7 @@ def findings(summary: Summary) -> list[str]:
     """The paper's claims on Fig. 1, each tested over seeds, and what rounding has to do with them."""
     found = []
     for row in metric_rows(summary.settings):
-        found += [_above_chance(summary, row), *_drop(summary, row), _size_of_errors(summary, row)]
+        found += [above_chance(summary, row), *drop(summary, row), size_of_errors(summary, row)]
     found += rounding(summary)
     for row in metric_rows(summary.settings):
         above = above_published(summary, TAU, row)

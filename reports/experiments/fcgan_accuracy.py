@@ -17,7 +17,17 @@ from reports.experiments.lqgan_accuracy import data_digest, finite, relative_err
 from reports.statistics import SEEDS_TO_TELL, expected_jaccard, jaccard, p_above, p_paired
 from reports.summary import Summary
 
-__all__ = ["FCGAN_ACCURACY"]
+__all__ = [
+    "FCGAN_ACCURACY",
+    "JACCARD",
+    "RANDOM",
+    "TAU",
+    "above_chance",
+    "columns",
+    "drop",
+    "jaccard_of_chance",
+    "size_of_errors",
+]
 
 TAU, JACCARD, ERROR = "Fig. 1, Kendall's tau", "Fig. 1, Jaccard index", "Relative error"
 FORMS = {"code": "ALL (published code's FCGAN)", "paper": "ALL (paper's FCGAN)"}
@@ -180,12 +190,12 @@ def findings(summary: Summary) -> list[str]:
     """The paper's claims on Fig. 1, each tested over seeds, and which form comes nearer to the figure."""
     found = []
     for row in form_rows(summary.settings):
-        found += [_above_chance(summary, row), *_drop(summary, row), _size_of_errors(summary, row)]
+        found += [above_chance(summary, row), *drop(summary, row), size_of_errors(summary, row)]
     nearest = _nearest(summary)
     return [sentence for sentence in [*found, nearest] if sentence]
 
 
-def _above_chance(summary: Summary, row: str) -> str:
+def above_chance(summary: Summary, row: str) -> str:
     """Is the estimate better than random order for all k (ICLR 5.1)?"""
     seeds = min(len(summary.values(TAU, row, k)) for k in summary.columns)
     if seeds < SEEDS_TO_TELL:
@@ -205,7 +215,7 @@ def _above_chance(summary: Summary, row: str) -> str:
     return f"{row}, better than random order? One-sided t-tests over seeds: {'; '.join(parts)}."
 
 
-def _drop(summary: Summary, row: str) -> list[str]:
+def drop(summary: Summary, row: str) -> list[str]:
     """Does accuracy drop as k grows (ICLR 5.1)? From the first k to the last, and from each to the next."""
     sentences = []
     for quantity, name in ((TAU, "tau"), (JACCARD, "Jaccard index")):
@@ -223,7 +233,7 @@ def _drop(summary: Summary, row: str) -> list[str]:
     return sentences
 
 
-def _size_of_errors(summary: Summary, row: str) -> str:
+def size_of_errors(summary: Summary, row: str) -> str:
     first, last = summary.columns[0], summary.columns[-1]
     errors = [summary.median(ERROR, row, k) for k in (first, last)]
     if None in errors:
