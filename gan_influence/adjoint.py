@@ -178,9 +178,18 @@ class Linearised:
         self, t: int, state: Float[Tensor, "rows d"], inputs: tuple[Tensor, ...], cotangent_shape: torch.Size
     ) -> tuple[Float[Tensor, "rows d"], PullBack]:
         """The state after step ``t``, and its pull-back, for a cotangent of this shape."""
+        return self._of_step(t)(state, *inputs, cotangent_shape=cotangent_shape)
+
+    def pull_back(
+        self, t: int, state: Float[Tensor, "rows d"], inputs: tuple[Tensor, ...], cotangent_shape: torch.Size
+    ) -> PullBack:
+        """The pull-back of step ``t`` alone."""
+        return self._of_step(t).pull_back(state, *inputs, cotangent_shape=cotangent_shape)
+
+    def _of_step(self, t: int) -> RecordedLinearisation:
         phases = self._updates.phases(t)
         if phases not in self._recorded:
             self._recorded[phases] = RecordedLinearisation(
                 partial(linearise, self._game, self._updates, phases, self._damping)
             )
-        return self._recorded[phases](state, *inputs, cotangent_shape=cotangent_shape)
+        return self._recorded[phases]

@@ -113,22 +113,23 @@ class _Sweep:
         active = sum(stop > t for stop in self.stops)
         return 0 if active == 1 else slice(active)
 
-    def _at(self, t: int, state: Tensor) -> tuple[StepInputs, Tensor, PullBack]:
+    def _at(self, t: int) -> tuple[StepInputs, tuple[Tensor, ...], torch.Size]:
+        """The inputs of step ``t``, as tensors too, and the shape of the cotangent there."""
         inputs = self.trace.inputs(t)
-        shape = self.cotangent[self._running(t)].shape
-        return inputs, *self._linearise(t, state, step_inputs(inputs, self.trace.weights), shape)
+        return inputs, step_inputs(inputs, self.trace.weights), self.cotangent[self._running(t)].shape
 
     def _replayed(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
         """Each step linearised where the sweep needs it, at its remembered or replayed state."""
         for t in reversed(range(begin, end)):
-            inputs, _, pull_back = self._at(t, self.trace.state(t))
-            yield t, inputs, pull_back
+            inputs, tensors, shape = self._at(t)
+            yield t, inputs, self._linearise.pull_back(t, self.trace.state(t), tensors, shape)
 
     def _kept(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
         """All steps linearised in one go, each leading to the state of the next: the replay costs nothing extra."""
         state, passed = self.trace.state(begin), []
         for t in range(begin, end):
-            inputs, state, pull_back = self._at(t, state)
+            inputs, tensors, shape = self._at(t)
+            state, pull_back = self._linearise(t, state, tensors, shape)
             passed.append((t, inputs, pull_back))
         self.trace.check_replay(end, state)
         while passed:

@@ -65,7 +65,8 @@ class RecordedLinearisation:
             effects.
 
     The first part computes the value and everything that ``pull_back`` needs; many of them can be kept before the
-    first is pulled back.
+    first is pulled back. Where the value is not wanted, what only it needs is left out: of a step of training, a third
+    of the products of the backward pass.
     """
 
     def __init__(self, linearise: Callable[..., tuple[Tensor, PullBack]]):
@@ -75,41 +76,55 @@ class RecordedLinearisation:
 
     def __call__(self, *tensors: Tensor, cotangent_shape: torch.Size) -> tuple[Tensor, PullBack]:
         """``(value, pull_back)``, to be pulled back from a cotangent of this shape."""
-        signature = (cotangent_shape, *_signature(tensors))
+        (value,), pull_back = self._called(tensors, cotangent_shape, True)
+        return value, pull_back
+
+    def pull_back(self, *tensors: Tensor, cotangent_shape: torch.Size) -> PullBack:
+        """The pull-back alone, from a cotangent of this shape."""
+        return self._called(tensors, cotangent_shape, False)[1]
+
+    def _called(
+        self, tensors: tuple[Tensor, ...], cotangent_shape: torch.Size, with_value: bool
+    ) -> tuple[list[Tensor], PullBack]:
+        signature = (with_value, cotangent_shape, *_signature(tensors))
         replay = self._replays.get(signature)
         with repeatable(tensors[0].device):
             if replay is not None:
                 forward, backward = replay
                 with torch.no_grad():
-                    value, *kept = forward(*tensors)
-                return value, partial(_replayed, backward, kept)
+                    found = forward(*tensors)
+                return found[:with_value], partial(_replayed, backward, found[with_value:])
             value, pull_back = self._linearise(*tensors)
         calls = self._calls[signature] = self._calls.get(signature, 0) + 1
         if calls == _EAGER_CALLS:
-            return value, partial(self._record, signature, tensors, pull_back)
-        return value, partial(_repeatably, pull_back)
+            return [value], partial(self._record, signature, tensors, pull_back)
+        return [value], partial(_repeatably, pull_back)
 
     def _record(
         self, signature: tuple, tensors: tuple[Tensor, ...], pull_back: PullBack, cotangent: Tensor
     ) -> tuple[Tensor, ...]:
+        with_value = signature[0]
+
         def whole(cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             value, pull_back = self._linearise(*tensors)
-            return (value, *pull_back(cotangent))
+            return (value, *pull_back(cotangent)) if with_value else pull_back(cotangent)
 
         with repeatable(cotangent.device):
             module = _trace(whole, cotangent, *tensors)
-            self._replays[signature] = None if module is None else self._in_two(module, cotangent, tensors)
+            split = None if module is None else self._in_two(module, cotangent, tensors, with_value)
+            self._replays[signature] = split
             return pull_back(cotangent)
 
     @staticmethod
     def _in_two(
-        module: torch.fx.GraphModule, cotangent: Tensor, tensors: tuple[Tensor, ...]
+        module: torch.fx.GraphModule, cotangent: Tensor, tensors: tuple[Tensor, ...], values: int
     ) -> tuple[Callable, Callable] | None:
-        forward, backward = _split(module.graph, module)
+        forward, backward = _split(module.graph, module, values)
         with torch.no_grad():
-            value, *kept = forward(*tensors)
+            found = forward(*tensors)
+            value, kept = found[:values], found[values:]
             copies = [tensor.clone() for tensor in kept]  # the second part may write into them
-            if _bits((value, *backward(cotangent, *kept))) != _bits(module.forward(cotangent, *tensors)):
+            if _bits((*value, *backward(cotangent, *kept))) != _bits(module.forward(cotangent, *tensors)):
                 _give_up("in two parts it differs from the whole in some bits")
                 return None
         return _captured(forward, *tensors), _captured(backward, cotangent, *copies)
@@ -130,8 +145,8 @@ def _replayed(backward: Callable, kept: list[Tensor], cotangent: Tensor) -> tupl
         return backward(cotangent, *kept)
 
 
-def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule) -> tuple[Callable, Callable]:
-    """Two functions from one: what does not depend on the first argument, and the rest."""
+def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule, values: int) -> tuple[Callable, Callable]:
+    """Two functions from one: what does not depend on the first argument, with so many of the results, and the rest."""
     cotangent, *inputs = graph.find_nodes(op="placeholder")
     (output,) = graph.find_nodes(op="output")
     late = _depending_on(cotangent, graph)
@@ -140,11 +155,11 @@ def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule) -> tuple[Callabl
         for node in graph.nodes
         if node not in late and node.op != "get_attr" and any(user in late for user in node.users)
     ]
-    value, *pulled_back = output.args[0]
+    value, pulled_back = output.args[0][:values], output.args[0][values:]
     early = [node for node in graph.nodes if node not in late and node.op not in ("placeholder", "output")]
     rest = [node for node in graph.nodes if node in late and node.op not in ("placeholder", "output")]
     constants = [node for node in early if node.op == "get_attr"]
-    forward = _compiled(module, inputs, early, [value, *kept])
+    forward = _compiled(module, inputs, early, [*value, *kept])
     return forward, _compiled(module, [cotangent, *kept], constants + rest, pulled_back)
 
 
