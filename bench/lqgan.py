@@ -74,10 +74,10 @@ def recorded_against_eager(device: str) -> tuple[Call, Call, float]:
     eager = partial(linearise, trace.game, trace.updates, trace.updates.phases(0), 0.0)
     recorded = RecordedLinearisation(eager)
     for _ in range(100):
-        recorded(state, *inputs, cotangent_shape=cotangent.shape)[1](cotangent)
+        recorded.pull_back(state, *inputs, cotangent_shape=cotangent.shape)(cotangent)
     return (
         lambda: [eager(state, *inputs)[1](cotangent) for _ in range(200)],
-        lambda: [recorded(state, *inputs, cotangent_shape=cotangent.shape)[1](cotangent) for _ in range(200)],
+        lambda: [recorded.pull_back(state, *inputs, cotangent_shape=cotangent.shape)(cotangent) for _ in range(200)],
         1.0,
     )
 

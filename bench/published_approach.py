@@ -42,7 +42,7 @@ def _of_torch(layer: nn.Module) -> nn.Module:
         kind: Any = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose2d
         plain = kind(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
     else:
-        return copy.deepcopy(layer)
+        return nn.Sigmoid() if isinstance(layer, nn.Sigmoid) else copy.deepcopy(layer)
     plain.load_state_dict(layer.state_dict())
     return plain.to(next(layer.parameters()))
 

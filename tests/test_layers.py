@@ -10,7 +10,7 @@ from torch.autograd import grad, gradgradcheck
 from torch.func import functional_call, vmap
 
 from gan_influence.models import layers
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm
+from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
 
 EXACT, SINGLE = 1e-12, 2e-5  # relative, in float64 and float32
 CHANNELS = ((1, 1), (1, 3), (3, 1), (2, 3))
@@ -43,6 +43,15 @@ FEW = {  # a convolution of each kind: torch's own, one channel, single pixels; 
 }
 each_layer = pytest.mark.parametrize("pair", OURS_AND_TORCHS.values(), ids=OURS_AND_TORCHS)
 each_kind = pytest.mark.parametrize("pair", FEW.values(), ids=FEW)
+
+
+@pytest.fixture(params=[False, True], ids=["channels-first", "channels-last"])
+def laid_out(request, monkeypatch):
+    """As in float64, and as in float32 on a CPU, where the channels come last; with numbers of float64 in both."""
+    monkeypatch.setattr(layers, "_is_fast", lambda images: request.param)
+
+
+either_layout = pytest.mark.usefixtures("laid_out")
 
 
 def channels_of(layer):
@@ -103,13 +112,14 @@ def assert_same(actual, expected, tolerance=EXACT):
 
 
 @each_layer
+@either_layout
 def test_values_and_derivatives_equal_those_of_torchs_layer(pair):
     ours, torchs, images = made(pair)
     inputs = images, ours.weight, ours.bias
     assert_same(derivatives(call(ours), *inputs), derivatives(call(torchs), *inputs))
 
 
-@each_kind
+@each_layer
 def test_in_float32_too(pair):
     ours, _, images = made(pair, torch.float32)
     _, exact, _ = made(pair)
@@ -157,6 +167,7 @@ def norm_by_definition(images, gain, bias, eps=1e-5):
 
 
 @each_layer
+@either_layout
 def test_values_and_derivatives_equal_those_of_the_definition(pair):
     ours, _, images = made(pair)
     inputs = images, ours.weight, ours.bias
@@ -263,6 +274,7 @@ LAYOUTS = {
 
 
 @each_kind
+@either_layout
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_how_images_lie_in_memory_changes_nothing(pair, layout):
     ours, torchs, images = made(pair)
@@ -290,6 +302,7 @@ def third(layer, images):
 
 
 @each_kind
+@either_layout
 def test_third_derivatives_equal_those_of_torchs_layer(pair):
     ours, torchs, images = made(pair)
     assert_same({"third": third(ours, images)}, {"third": third(torchs, images)})
@@ -322,6 +335,36 @@ def test_parameters_have_torchs_names_shapes_and_start(pair):
     assert isinstance(ours, type(torchs))
     images = normal(0, 2, channels_of(ours), 5, 6).float()
     torch.testing.assert_close(ours(images), torchs(images))
+
+
+def test_in_float32_images_leave_with_their_channels_last():
+    """So that no layer after another lays them out anew, and torch's own convolutions find them so."""
+    images = normal(0, 3, 1, 8, 8).float()
+    for layer in (Convolution(1, 4, 3), Sigmoid(), ImageNorm(4), Convolution(4, 4, 1), Deconvolution(4, 2, 2, 2)):
+        images = layer(images)
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert not images.is_contiguous()
+
+
+# The sigmoid
+
+
+def test_the_sigmoids_derivatives_equal_those_of_torchs():
+    x = 3 * normal(0, 4, 5)
+    assert_same(derivatives(Sigmoid(), x), derivatives(torch.sigmoid, x))
+    assert_same({"third": third(Sigmoid(), x)}, {"third": third(torch.sigmoid, x)})
+    assert gradgradcheck(Sigmoid(), [normal(1, 3).requires_grad_()])
+
+
+def test_the_sigmoid_of_stacked_models_and_of_several_cotangents():
+    x = normal(0, 3, 4)
+    assert_same(derivatives(vmap(Sigmoid(), in_dims=1), x), derivatives(lambda x: torch.sigmoid(x.T), x))
+    leaf = x.clone().requires_grad_()
+    (slope,) = grad(Sigmoid()(leaf).square().sum(), leaf, create_graph=True)
+    cotangents = normal(1, 5, 3, 4)
+    together = vmap(lambda c: grad(slope, leaf, c, retain_graph=True)[0])(cotangents)
+    apart = [grad(slope, leaf, c, retain_graph=True)[0] for c in cotangents]
+    assert torch.allclose(together, torch.stack(apart), rtol=1e-14, atol=0)
 
 
 # Several models, several cotangents
@@ -360,6 +403,7 @@ def one_by_one(function, dims):
 
 
 @each_kind
+@either_layout
 @each_stacking
 def test_stacked_models_equal_one_by_one(pair, dims):
     ours, torchs, images = made(pair)
@@ -392,6 +436,7 @@ def graph(function, inputs, order):
 
 
 @each_kind
+@either_layout
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("dims", [None, (None, 0, 0)], ids=["one-model", "models"])
 def test_several_cotangents_share_a_graph(pair, order, dims):

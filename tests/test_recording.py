@@ -146,6 +146,24 @@ def test_what_reads_memory_that_the_cotangent_is_written_into_waits_for_it(monke
     assert all(replay is not None for replay in recorded._replays.values())
 
 
+def test_a_pull_back_alone_leaves_out_what_only_the_value_needs(monkeypatch):
+    monkeypatch.setattr(recording, "_EAGER_CALLS", 2)
+
+    def linearise(x):
+        return x.log1p().sum(), lambda cotangent: (cotangent * x.exp(),)
+
+    recorded = recording.RecordedLinearisation(linearise)
+    for seed in range(5):
+        x, cotangent = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        (found,) = recorded.pull_back(x, cotangent_shape=cotangent.shape)(cotangent)
+        assert torch.equal(found, cotangent * x.exp())
+        value, pull_back = recorded(x, cotangent_shape=cotangent.shape)
+        assert torch.equal(value, x.log1p().sum())
+        assert torch.equal(pull_back(cotangent)[0], found)
+    codes = [replay[0].__self__.code for replay in recorded._replays.values()]
+    assert ["log1p" in code for code in codes] == [False, True]
+
+
 # Recordings of a run, shared with its retrainings
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gan_influence.checks import is_whole
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm
+from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
 
 __all__ = ["LATENT_SIZE", "dcgan"]
 
@@ -77,7 +77,7 @@ def dcgan(
 
 
 def _block(convolution: nn.Module, channels: int) -> list[nn.Module]:
-    return [convolution, nn.Sigmoid(), ImageNorm(channels)]
+    return [convolution, Sigmoid(), ImageNorm(channels)]
 
 
 def _initialise(player: nn.Sequential, random: torch.Generator | None) -> None:

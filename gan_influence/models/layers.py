@@ -2,8 +2,11 @@
 
 A sweep differentiates a step of training, that is the first derivative, once more. There autograd transposes whole
 batches for a convolution, and takes dozens of small operations for a normalisation. Here a convolution is a trilinear
-form ``<g, conv(x, w)>``, whose three partial gradients are each other's derivatives, and the normalisation takes five
-passes over the data.
+form ``<g, conv(x, w)>``, whose three partial gradients are each other's derivatives, the sigmoid's second derivative
+takes two passes over the data, and the normalisation's five.
+
+On a CPU, images in float32 have their channels last in memory: torch convolves them up to five times as fast so, and
+no layer has to lay them out anew.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Convolution", "Deconvolution", "ImageNorm"]
+__all__ = ["Convolution", "Deconvolution", "ImageNorm", "Sigmoid"]
 
 
 class Geometry(NamedTuple):
@@ -49,54 +52,72 @@ class Deconvolution(nn.ConvTranspose2d):
 
 
 def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
-    if not _is_product(x, w, geometry):
-        stride, transposed, groups = geometry
-        return torch.convolution(x, w, b, stride, (0, 0), (1, 1), transposed, (0, 0), groups)
-    patches, size = _patches(x, w, geometry)
-    kernel = w.flatten(1).expand(len(x), -1, -1)
-    y = torch.bmm(kernel, patches) if b is None else torch.baddbmm(b[:, None], kernel, patches)
-    return y.unflatten(2, size)
+    if _is_pixelwise(w, geometry):
+        y = _pixels(x) @ w.flatten(1).T
+        return _images(y if b is None else y + b, x.shape)
+    stride, transposed, groups = geometry
+    return torch.convolution(_laid_out(x), _laid_out(w), b, stride, (0, 0), (1, 1), transposed, (0, 0), groups)
 
 
 def _of_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    if not _is_product(x, w, geometry):
-        return _backward(g, x, w, geometry, [True, False, False])[0]
-    patches = torch.bmm(w.flatten(1).T.expand(len(x), -1, -1), g.flatten(2))
-    if w[0, 0].numel() == 1:
-        return patches.view_as(x)
-    images, (height, width), (down, right) = torch.zeros_like(x), g.shape[2:], geometry.stride
-    for k, patch in enumerate(patches.unflatten(2, (height, width)).unbind(1)):
+    if _is_pixelwise(w, geometry):
+        return _images(_pixels(g) @ w.flatten(1), x.shape)
+    if w.shape[1] == 1 and _is_fast(g) and not geometry.transposed and geometry.groups == 1:
+        return _of_grey_images(g, w, x, geometry)
+    return _backward(g, x, w, geometry, [True, False, False])[0]
+
+
+def _of_grey_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+    """Of one channel, for which torch's own takes four times as long: a product, and its patches laid over another."""
+    height, width, down, right = *g.shape[2:], *geometry.stride
+    patches = w.flatten(1).T @ _pixels(g).T
+    images = torch.zeros_like(x)
+    for k, patch in enumerate(patches.view(-1, len(g), height, width)):
         i, j = divmod(k, w.shape[3])
         images[:, 0, i : i + down * height : down, j : j + right * width : right] += patch
     return images
 
 
 def _of_kernel(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-    if not _is_product(x, w, geometry):
-        return _backward(g, x, w, geometry, [False, True, False])[1]
-    patches, _ = _patches(x, w, geometry)
-    return torch.bmm(g.flatten(2), patches.mT).sum(0).view_as(w)
+    if _is_pixelwise(w, geometry):
+        return (_pixels(g).T @ _pixels(x)).view_as(w)
+    return _backward(g, x, w, geometry, [False, True, False])[1]
 
 
 def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:
+    g, x, w = map(_laid_out, (g, x, w))
     stride, transposed, groups = geometry
     return torch.ops.aten.convolution_backward(
         g, x, w, None, stride, (0, 0), (1, 1), transposed, (0, 0), groups, wanted
     )
 
 
-def _is_product(x: Tensor, w: Tensor, geometry: Geometry) -> bool:
-    """Of one channel, or of single pixels: on a CPU then faster as a matrix product, 2 to 20 times."""
-    small = geometry.stride == (1, 1) if w[0, 0].numel() == 1 else w.shape[1] == 1
-    return small and x.device.type == "cpu" and not geometry.transposed and geometry.groups == 1
+def _is_pixelwise(w: Tensor, geometry: Geometry) -> bool:
+    return w[0, 0].numel() == 1 and geometry == Geometry((1, 1), False)
 
 
-def _patches(x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Float[Tensor, "n ck pixels"], torch.Size]:
-    """What the kernel sees at each pixel of its output."""
-    if w[0, 0].numel() == 1:
-        return x.flatten(2), x.shape[2:]
-    windows = x.unfold(2, w.shape[2], geometry.stride[0]).unfold(3, w.shape[3], geometry.stride[1])
-    return windows.permute(0, 1, 4, 5, 2, 3).reshape(len(x), w[0].numel(), -1), windows.shape[2:4]
+def _is_fast(images: Tensor) -> bool:
+    """Does torch convolve these faster with the channels last? Up to five times on a CPU, in float32."""
+    return images.device.type == "cpu" and images.dtype == torch.float32
+
+
+def _laid_out(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """The same numbers, in the memory layout in which they are convolved fastest."""
+    if not _is_fast(images):
+        return images
+    images = images.contiguous(memory_format=torch.channels_last)
+    _, channels, _, width = images.shape
+    # a dimension of size 1 leaves the strides open, and by them torch tells the layout
+    return images.as_strided(images.shape, (images[0].numel(), 1, width * channels, channels))
+
+
+def _pixels(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n_h_w c"]:
+    return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
+
+
+def _images(pixels: Float[Tensor, "n_h_w c"], like: torch.Size) -> Float[Tensor, "n c h w"]:
+    n, _, height, width = like
+    return pixels.view(n, height, width, -1).permute(0, 3, 1, 2)
 
 
 class _Convolved(torch.autograd.Function):
@@ -211,6 +232,49 @@ def _in_groups(
     return found.unflatten(1, (models, -1)).movedim(1, 0)
 
 
+class Sigmoid(nn.Sigmoid):
+    """``s = 1 / (1 + exp(-x))``, with ``s'' = s' (1 - 2 s)`` in two passes."""
+
+    def forward(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return _Squashed.apply(x)
+
+
+class _Squashed(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return _SquashedBack.apply(g, *ctx.saved_tensors)
+
+
+class _SquashedBack(torch.autograd.Function):
+    """``g s (1 - s)``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(g: Tensor, s: Tensor) -> Tensor:
+        return torch.ops.aten.sigmoid_backward(g, s)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor, Tensor]:
+        g, s = ctx.saved_tensors
+        product = h * g
+        return _SquashedBack.apply(h, s), torch.addcmul(product, product, s, value=-2)
+
+
 class ImageNorm(nn.GroupNorm):
     """``nn.GroupNorm(1, channels)``: each image to mean 0 and variance 1, then a gain and a bias for each channel.
 
@@ -230,7 +294,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, *size = x.shape
-        return torch.native_group_norm(x.contiguous(), w, b, n, channels, size[0] * size[1], 1, eps)
+        return torch.native_group_norm(_dense(x), w, b, n, channels, size[0] * size[1], 1, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], outputs: tuple[Tensor, ...]) -> None:
@@ -273,8 +337,9 @@ class _PulledBack(torch.autograd.Function):
     @staticmethod
     def forward(g: Tensor, x: Tensor, w: Tensor, mean: Tensor, r: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         n, channels, *size = x.shape
+        x = _dense(x)
         return torch.ops.aten.native_group_norm_backward(
-            g.contiguous(), x.contiguous(), mean, r, w, n, channels, size[0] * size[1], 1, [True, True, True]
+            _like(x, g), x, mean, r, w, n, channels, size[0] * size[1], 1, [True, True, True]
         )
 
     @staticmethod
@@ -285,9 +350,10 @@ class _PulledBack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, h: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         g, x, w, mean, r = ctx.saved_tensors
-        size = x[0].numel()
+        x, size = _dense(x), x[0].numel()
+        g, h = _like(x, g), _like(x, h)
         if torch.is_grad_enabled():  # a third derivative by x also goes through its mean and its r
-            variance, mean = torch.var_mean(x.flatten(1), 1, correction=0, keepdim=True)
+            variance, mean = (one.flatten(1) for one in torch.var_mean(x, (1, 2, 3), correction=0, keepdim=True))
             r = (variance + ctx.eps).rsqrt()
         flat_g, flat_x, flat_h = (one.flatten(2) for one in (g, x, h))  # (n, channels, pixels)
         sum_g, sum_h = flat_g.sum(2), flat_h.sum(2)  # (n, channels), as all sums over pixels
@@ -326,3 +392,15 @@ def _combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Float[Tensor, 
     for coefficient, images in terms:
         result = torch.addcmul(result, coefficient[..., None, None], images)
     return result
+
+
+def _dense(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Images without gaps in memory: as they are where their channels come first or last."""
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return images if last else images.contiguous()
+
+
+def _like(first: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Images in the other's layout."""
+    first_last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    return images.contiguous(memory_format=torch.channels_last if first_last else torch.contiguous_format)
