@@ -8,8 +8,8 @@ A step of training is ``g = v_w(theta)``, ``state' = update(state, g)``. Given t
        grad_theta s = J(theta)^T c            grad_w s = the per-row terms of the whole batch, for nothing extra
 
 For plain gradient descent ``c = -eta u`` and the new cotangent is ``u - eta J^T u = Z^T u`` (TNNLS Alg. 1, line 4).
-No Jacobian and no per-row gradient is formed, and over remembered states ``v_w`` itself is not computed either. Where the players move one after the other, a step is two such phases,
-each at the state that it saw.
+No Jacobian and no per-row gradient is formed; recorded sweeps over remembered states leave out ``v_w`` itself too.
+Where the players move one after the other, a step is two such phases, each at the state that it saw.
 
 The derivative is taken as reverse over reverse, recorded. Times of a step on FCGAN relative to it (one thread,
 ``python -m bench.adjoint_variants``): unrecorded 1.8; reverse over forward, with dual numbers or ``torch.func.jvp``,
