@@ -93,7 +93,8 @@ def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: list[
 
 
 def _is_pixelwise(w: Tensor, geometry: Geometry) -> bool:
-    return w[0, 0].numel() == 1 and geometry == Geometry((1, 1), False)
+    """Of single pixels: on a CPU a matrix product is faster, two times and more."""
+    return w[0, 0].numel() == 1 and geometry == Geometry((1, 1), False) and w.device.type == "cpu"
 
 
 def _is_fast(images: Tensor) -> bool:
@@ -396,11 +397,10 @@ def _combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Float[Tensor, 
 
 def _dense(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Images without gaps in memory: as they are where their channels come first or last."""
-    last = images.is_contiguous(memory_format=torch.channels_last)
-    return images if last else images.contiguous()
+    return images if images.is_contiguous(memory_format=torch.channels_last) else images.contiguous()
 
 
-def _like(first: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Images in the other's layout."""
-    first_last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
-    return images.contiguous(memory_format=torch.channels_last if first_last else torch.contiguous_format)
+def _like(dense: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Images in the layout of the dense ones."""
+    layout = torch.contiguous_format if dense.is_contiguous() else torch.channels_last
+    return images.contiguous(memory_format=layout)
