@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 import gan_influence as gi
 from gan_influence.models import dcgan
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm
+from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
 
 TORCHS = {Convolution: nn.Conv2d, Deconvolution: nn.ConvTranspose2d}
 PARAMETERS = {  # of G and D, counted by hand: kernels; biases; gains and biases of norms; what comes last
@@ -70,9 +70,9 @@ def test_a_block_is_a_convolution_a_sigmoid_and_a_norm(size):
     generator, discriminator = dcgan(5, size)
     blocks = len(SIZES[size][1])
     of_generator, of_discriminator = ([type(layer) for layer in player] for player in (generator, discriminator))
-    deconvolved = [Deconvolution, nn.Sigmoid, ImageNorm] * blocks
+    deconvolved = [Deconvolution, Sigmoid, ImageNorm] * blocks
     assert of_generator == [nn.Unflatten, *deconvolved, Convolution, nn.Tanh]
-    assert of_discriminator == [Convolution, nn.Sigmoid, ImageNorm] * blocks + [nn.Flatten, nn.Linear]
+    assert of_discriminator == [Convolution, Sigmoid, ImageNorm] * blocks + [nn.Flatten, nn.Linear]
 
 
 @each_size
@@ -308,9 +308,9 @@ def test_counterfactuals_are_differences_of_runs_written_by_hand():
 def one_block_each():
     """Players of each kind of layer, of which steps are recorded sooner."""
     generator = nn.Sequential(
-        nn.Unflatten(1, (3, 1, 1)), Deconvolution(3, 2, 3), nn.Sigmoid(), ImageNorm(2), Convolution(2, 1, 1), nn.Tanh()
+        nn.Unflatten(1, (3, 1, 1)), Deconvolution(3, 2, 3), Sigmoid(), ImageNorm(2), Convolution(2, 1, 1), nn.Tanh()
     )
-    discriminator = nn.Sequential(Convolution(1, 2, 3), nn.Sigmoid(), ImageNorm(2), nn.Flatten(), nn.Linear(2, 1))
+    discriminator = nn.Sequential(Convolution(1, 2, 3), Sigmoid(), ImageNorm(2), nn.Flatten(), nn.Linear(2, 1))
     return generator.double(), discriminator.double()
 
 
