@@ -272,10 +272,46 @@ def test_each_reading_of_the_damping_is_run(monkeypatch, tiny_factual):
     settings = {**TINY_ACCURACY, "lr": 1e-3}
     seen = []
     monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: tiny_factual())
-    monkeypatch.setattr(gi, "aid", lambda *_, damping, **__: seen.append(damping) or torch.zeros(2, 2, 900))
+    monkeypatch.setattr(gi, "aid", lambda *_, damping, **__: seen.append(damping) or torch.zeros(1, 2, 900))
     for unit in ("aid-0", "aid-1"):
         dcgan_accuracy.run_unit(settings, 0, unit, "cpu", {})
-    assert seen == pytest.approx([0.1, 100.0])
+    assert seen == pytest.approx([0.1, 0.1, 100.0, 100.0])  # at each of two stops
+
+
+def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_factual):
+    trace, metrics, removed = tiny_factual()
+    whole = gi.aid
+
+    def overflowing(*arguments, terms, at, **options):
+        if at == [6] and max(terms) > 2:
+            raise gi.ConvergenceError("the Neumann series overflowed")
+        return whole(*arguments, terms=terms, at=at, **options)
+
+    monkeypatch.setattr(gi, "aid", overflowing)
+    monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: (trace, metrics, removed))
+    scores = dcgan_accuracy.run_unit(TINY_ACCURACY, 0, "aid-0", "cpu", {})["scores"]
+    lengths = [[one and len(one) for one in of_stop] for of_stop in scores]
+    assert lengths == [[6, 6], [6, None]]
+    expected = whole(trace, metrics["IS"], terms=2, damping=0.1, at=[6])[0, removed]
+    assert scores[1][0] == pytest.approx(expected.tolist(), rel=1e-5)
+
+    truth = np.arange(12.0).reshape(2, 6)
+    part = {"influence": {"IS": truth.tolist(), "FID": truth.tolist()}}
+    records = dict.fromkeys(("float64", "removals-0"), part) | {
+        "aid-0": {"scores": scores},
+        "aid-1": {"scores": np.stack([truth, truth], axis=1).tolist()},
+        "itd": {"scores": part["influence"], "accuracy": 0.9},
+    }
+    values = ACCURACY.combine({**TINY_ACCURACY, "per_unit": 6}, records)
+    both = "AID (M=4), IS"
+    lost = [values["Table VI"]["AID (M=4)"]["6"], *(values[table][both]["6"] for table in ("Slope", dcgan.ERROR))]
+    assert lost == [None, None, None]
+    assert values["Table VI"]["AID (M=4)"]["3"] is not None
+    assert values["Table VI"]["AID (M=2)"]["6"] is not None
+    run_of = {"seed": 0, "seconds": 1.0, "data": None, "values": values}
+    settings = {**TINY_ACCURACY, "per_unit": 6}
+    summary = Summary(at(ACCURACY, settings), result_of(at(ACCURACY, settings), "smoke", [run_of]))
+    assert any("gives no scores at M = 4, T = 6: 1 of 1 seeds." in found for found in ACCURACY.findings(summary))
 
 
 def test_scores_that_are_all_zero_have_no_slope():

@@ -460,6 +460,32 @@ def test_several_cotangents_share_a_graph(pair, order, dims):
         assert_same({str(k): one for k, one in enumerate(together)}, expected)
 
 
+@either_layout
+@pytest.mark.parametrize("stops", [1, 3])
+def test_several_cotangents_go_through_a_block(stops):
+    """From one layer to the next images lie as the first one left them."""
+
+    def network(convolution, sigmoid, norm):
+        torch.manual_seed(0)
+        return nn.Sequential(convolution(1, 3, 2), sigmoid(), norm, convolution(3, 2, 3, 2)).double()
+
+    ours = network(Convolution, Sigmoid, ImageNorm(3))
+    torchs = network(nn.Conv2d, nn.Sigmoid, nn.GroupNorm(1, 3))
+    images, cotangents = normal(0, 4, 1, 6, 7), normal(1, stops, 4, 1, 6, 7)
+    found = []
+    for layer in (ours, torchs):
+        leaf = images.clone().requires_grad_()
+        wanted = [leaf, *layer.parameters()]
+        (slope,) = grad(layer(leaf).square().sum(), leaf, create_graph=True)
+
+        def product(c, slope=slope, wanted=wanted):
+            return grad(slope, wanted, c, retain_graph=True, materialize_grads=True)
+
+        parts = vmap(product)(cotangents)
+        found.append({str(k): one for k, one in enumerate(parts)})
+    assert_same(*found)
+
+
 @each_kind
 def test_gradients_may_be_taken_within_vmap(pair):
     ours, torchs, images = made(pair)

@@ -351,8 +351,7 @@ class _PulledBack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, h: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         g, x, w, mean, r = ctx.saved_tensors
-        x, size = _dense(x), x[0].numel()
-        g, h = _like(x, g), _like(x, h)
+        size = x[0].numel()
         if torch.is_grad_enabled():  # a third derivative by x also goes through its mean and its r
             variance, mean = (one.flatten(1) for one in torch.var_mean(x, (1, 2, 3), correction=0, keepdim=True))
             r = (variance + ctx.eps).rsqrt()
