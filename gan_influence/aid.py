@@ -113,6 +113,7 @@ def aid(
             field = _Field(trace, theta)
             sums = _neumann(field, trace.steps, gradient, eta, damping, counts, stops, progress)
             rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=1)
+            _check_overflow(rows, max(counts), stops)
         else:
             rows = theta.new_empty(len(stops), 1, trace.size)
             epoch = _epoch(trace)
@@ -232,14 +233,18 @@ def _neumann(
         total += term
         if m + 1 in counts:
             sums[m + 1] = total.clone()
-    overflown = ~total.isfinite().all(-1)
-    if overflown.any():
-        where = [stop for stop, bad in zip(stops, overflown.tolist(), strict=True) if bad]
+    _check_overflow(total, max(counts), stops)
+    return [sums[count] for count in counts]
+
+
+def _check_overflow(numbers: Float[Tensor, "stops ..."], terms: int, stops: list[int]) -> None:
+    finite = numbers.isfinite().flatten(1).all(1)
+    if not finite.all():
+        where = [stop for stop, good in zip(stops, finite.tolist(), strict=True) if not good]
         raise ConvergenceError(
-            f"the Neumann series of {max(counts)} terms overflowed at step {', '.join(map(str, where))}: Z = I - eta J "
+            f"the Neumann series of {terms} terms overflowed at step {', '.join(map(str, where))}: Z = I - eta J "
             "has an eigenvalue outside the unit circle there. Take fewer terms, add damping, or use solver='gmres'"
         )
-    return [sums[count] for count in counts]
 
 
 def _gmres(

@@ -65,8 +65,8 @@ class RecordedLinearisation:
             effects.
 
     The first part computes the value and everything that ``pull_back`` needs; many of them can be kept before the
-    first is pulled back. Where the value is not wanted, what only it needs is left out: of a step of training, a third
-    of the products of the backward pass.
+    first is pulled back. Where the value is not wanted, what only it needs is left out: a third of the products of a
+    step of training.
     """
 
     def __init__(self, linearise: Callable[..., tuple[Tensor, PullBack]]):
@@ -103,7 +103,7 @@ class RecordedLinearisation:
     def _record(
         self, signature: tuple, tensors: tuple[Tensor, ...], pull_back: PullBack, cotangent: Tensor
     ) -> tuple[Tensor, ...]:
-        with_value = signature[0]
+        with_value, cotangent = signature[0], cotangent.contiguous()
 
         def whole(cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
             value, pull_back = self._linearise(*tensors)
@@ -137,12 +137,12 @@ def _signature(tensors: tuple[Tensor, ...]) -> tuple:
 
 def _repeatably(pull_back: PullBack, cotangent: Tensor) -> tuple[Tensor, ...]:
     with repeatable(cotangent.device):
-        return pull_back(cotangent)
+        return pull_back(cotangent.contiguous())
 
 
 def _replayed(backward: Callable, kept: list[Tensor], cotangent: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad(), repeatable(cotangent.device):
-        return backward(cotangent, *kept)
+        return backward(cotangent.contiguous(), *kept)
 
 
 def _split(graph: torch.fx.Graph, module: torch.fx.GraphModule, values: int) -> tuple[Callable, Callable]:

@@ -103,8 +103,9 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
     summary = Summary(experiment, result)
     tables = [_table(quantity, result["cells"], summary) for quantity in experiment.quantities]
     verdicts: dict[str, int] = {}
+    twice = {quantity.table for quantity in experiment.quantities if quantity.beside}  # a printed cell counts once
     for cell in result["cells"]:
-        if cell["verdict"]:
+        if cell["verdict"] and cell["table"] not in twice:
             verdicts[cell["verdict"]] = verdicts.get(cell["verdict"], 0) + 1
     return {
         "heading": heading,

@@ -659,7 +659,62 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
     (by_terms,) = (sentence for sentence in found if sentence.startswith("AID's mean tau differs"))
     assert "M = 10, 100, 1000, 10000 by up to 0.60" in by_terms
     assert "by up to 0.00" in by_terms
-    assert by_terms.endswith("the printed taus by up to 0.02 (T = 100): the second reading is the nearer.")
+    assert "the printed taus by up to 0.02 (T = 100). In how little tau depends on M the second reading is" in by_terms
+
+
+def test_an_overflow_leaves_the_dependence_on_terms_to_the_other_columns():
+    settings = ACCURACY.presets["standard"].settings
+    runs = []
+    for seed in range(3):
+        values = {
+            dcgan_accuracy.TAU: {f"AID (M={m})": {"100": m / 2000, "200": 0.3, "500": 0.9} for m in (10, 100, 1000)},
+            dcgan_accuracy.TAU_PER_TERM: {
+                f"AID (M={m})": {"100": 0.6, "200": 0.3, "500": 0.1} for m in (10, 100, 1000)
+            },
+        }
+        values["Jaccard index"] = {
+            f"{row}{reading}, IS": dict.fromkeys(("100", "200", "500"), 0.5)
+            for row in values[dcgan_accuracy.TAU]
+            for reading in dcgan_accuracy.dampings(settings)
+        }
+        values[dcgan_accuracy.TAU]["AID (M=100)"]["200"] = None  # as of scores that are all the same
+        runs.append({"seed": seed, "seconds": 1.0, "data": None, "values": values})
+    lost = runs[1]["values"]
+    lost[dcgan_accuracy.TAU]["AID (M=1000)"]["500"] = lost["Jaccard index"]["AID (M=1000), IS"]["500"] = None
+    summary = Summary.__new__(Summary)
+    summary.experiment, summary.settings, summary.comparable = ACCURACY, settings, True
+    summary.rows, summary.columns = ACCURACY.rows(settings), ACCURACY.columns(settings)
+    summary.runs, summary.published = runs, load_published(ACCURACY.name)
+    assert dcgan_accuracy._overflows(summary) == [
+        "AID's series overflowed in float32 and gives no scores at M = 1000, T = 500: 1 of 3 seeds."
+    ]
+    (said,) = dcgan_accuracy._dependence_on_terms(summary)
+    assert "by up to 0.49 (T = 100) with gamma inside eta" in said  # not T = 500, which is complete for M = 10, 100
+    assert said.endswith("(Over T = 100, where no series overflowed.)")
+
+
+def test_a_second_table_stands_beside_the_printed_one():
+    (per_term,) = (quantity for quantity in ACCURACY.quantities if quantity.beside)
+    assert per_term.table == dcgan_accuracy.TAU_PER_TERM
+    settings = ACCURACY.presets["paper"].settings
+    tables = {quantity.table: ACCURACY.rows(settings) for quantity in ACCURACY.quantities}
+    both = dcgan_accuracy.rows_of_both(settings)
+    tables |= dict.fromkeys(("Jaccard index", "Slope", dcgan.ERROR), both)
+    tables |= {dcgan.FLOOR: ["IS", "FID"]}
+    values = {
+        table: {row: dict.fromkeys(ACCURACY.columns(settings), 0.5) for row in rows} for table, rows in tables.items()
+    }
+    values["Classifier"] = {"accuracy": {"test images": 0.97}}
+    runs = [{"seed": seed, "seconds": 1.0, "data": None, "values": values} for seed in range(3)]
+    cells = result_of(ACCURACY, "paper", runs)["cells"]
+    printed = {
+        table: {(c["row"], c["column"]): (c["published"], c["verdict"]) for c in cells if c["table"] == table}
+        for table in (dcgan_accuracy.TAU, dcgan_accuracy.TAU_PER_TERM)
+    }
+    assert printed[dcgan_accuracy.TAU_PER_TERM]["AID (M=100)", "100"] == (0.5, "agrees")
+    assert printed[dcgan_accuracy.TAU_PER_TERM].items() <= printed[dcgan_accuracy.TAU].items()
+    counted = page._block(ACCURACY, result_of(ACCURACY, "paper", runs), "This run")["verdicts"]
+    assert sum(counted.values()) == len(printed[dcgan_accuracy.TAU])
 
 
 def test_the_page_repeats_the_very_seeds_and_data(tmp_path):

@@ -48,7 +48,7 @@ each_kind = pytest.mark.parametrize("pair", FEW.values(), ids=FEW)
 @pytest.fixture(params=[False, True], ids=["channels-first", "channels-last"])
 def laid_out(request, monkeypatch):
     """As in float64, and as in float32 on a CPU, where the channels come last; with numbers of float64 in both."""
-    monkeypatch.setattr(layers, "_is_fast", lambda images: request.param)
+    monkeypatch.setattr(layers, "_channels_go_last", lambda images: request.param)
 
 
 either_layout = pytest.mark.usefixtures("laid_out")
@@ -346,6 +346,29 @@ def test_in_float32_images_leave_with_their_channels_last():
         assert not images.is_contiguous()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_strides_of_single_rows_columns_and_images_are_left_open(dtype):
+    """As of one image of height, width, channels; and of images of a single column."""
+    one = normal(0, 4, 5, 3).to(dtype).permute(2, 0, 1)[None]
+    columns = normal(1, 2, 4, 3).to(dtype).permute(0, 2, 1).unsqueeze(3)
+    norm = ImageNorm(3).to(dtype)
+    for images in (one, columns):
+        torch.testing.assert_close(norm(images), norm(images.contiguous()))
+        torch.testing.assert_close(Convolution(3, 2, 1).to(dtype)(images).shape[2:], images.shape[2:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of", [(1, 2, 2), (3, 1, 1), (3, 2, 2, 2)], ids=str)
+def test_no_images_give_no_images(dtype, of):
+    layer = Convolution(*of).to(dtype)
+    images = torch.zeros(0, of[0], 5, 6, dtype=dtype, requires_grad=True)
+    result = layer(images)
+    assert result.shape == nn.Conv2d(*of).to(dtype)(images).shape
+    found = grad(result.sum(), [images, layer.weight])
+    assert found[0].shape == images.shape
+    assert not found[1].any()
+
+
 # The sigmoid
 
 
@@ -413,6 +436,7 @@ def test_stacked_models_equal_one_by_one(pair, dims):
 
 
 @each_kind
+@either_layout
 @pytest.mark.parametrize("outer", [(0, 0, 0), (0, None, None), (None, 0, 0)], ids=["all", "images", "models"])
 def test_stacks_of_stacks_equal_one_by_one(pair, outer):
     """As the models of several runs: each run with images of its own, which its models share."""

@@ -164,6 +164,32 @@ def test_a_pull_back_alone_leaves_out_what_only_the_value_needs(monkeypatch):
     assert ["log1p" in code for code in codes] == [False, True]
 
 
+def test_a_recording_holds_for_one_layout_and_type(monkeypatch):
+    """What lies elsewhere in memory is called as it is, until that is recorded too: its operations differ."""
+    monkeypatch.setattr(recording, "_EAGER_CALLS", 2)
+
+    def flat(x):
+        return x.contiguous().as_strided((6,), (1,)) * torch.arange(6)
+
+    recorded = Recorded(flat)
+    x = normal(0, 2, 3)
+    for of in (x, x.T.contiguous().T, x.float(), x.T.contiguous().T.float()):
+        for _ in range(3):
+            assert torch.equal(recorded(of), flat(of))
+    assert len(recorded._replays) == 4
+
+
+def test_a_cotangent_in_another_layout_is_pulled_back_all_the_same(monkeypatch):
+    monkeypatch.setattr(recording, "_EAGER_CALLS", 2)
+    recorded = recording.RecordedLinearisation(
+        lambda x: (x.sum(), lambda c: (x * c.contiguous().as_strided((6,), (1,)).view(2, 3),))
+    )
+    x, c = normal(0, 2, 3), normal(1, 2, 3)
+    for cotangent in (c, c, c, c.T.contiguous().T):
+        (found,) = recorded.pull_back(x, cotangent_shape=c.shape)(cotangent)
+        assert torch.equal(found, x * c)
+
+
 # Recordings of a run, shared with its retrainings
 
 

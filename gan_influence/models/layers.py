@@ -5,8 +5,8 @@ batches for a convolution, and takes dozens of small operations for a normalisat
 form ``<g, conv(x, w)>``, whose three partial gradients are each other's derivatives, the sigmoid's second derivative
 takes two passes over the data, and the normalisation's five.
 
-On a CPU, images in float32 have their channels last in memory: torch convolves them up to five times as fast so, and
-no layer has to lay them out anew.
+On a CPU, images in float32 leave a convolution with their channels last in memory: torch convolves them up to five
+times as fast so, and no layer after it has to lay them out anew.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Te
 def _of_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     if _is_pixelwise(w, geometry):
         return _images(_pixels(g) @ w.flatten(1), x.shape)
-    if w.shape[1] == 1 and _is_fast(g) and not geometry.transposed and geometry.groups == 1:
+    if w.shape[1] == 1 and _channels_go_last(g) and not geometry.transposed and geometry.groups == 1:
         return _of_grey_images(g, w, x, geometry)
     return _backward(g, x, w, geometry, [True, False, False])[0]
 
@@ -72,7 +72,7 @@ def _of_grey_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tens
     height, width, down, right = *g.shape[2:], *geometry.stride
     patches = w.flatten(1).T @ _pixels(g).T
     images = torch.zeros_like(x)
-    for k, patch in enumerate(patches.view(-1, len(g), height, width)):
+    for k, patch in enumerate(patches.view(w[0].numel(), len(g), height, width)):
         i, j = divmod(k, w.shape[3])
         images[:, 0, i : i + down * height : down, j : j + right * width : right] += patch
     return images
@@ -97,19 +97,21 @@ def _is_pixelwise(w: Tensor, geometry: Geometry) -> bool:
     return w[0, 0].numel() == 1 and geometry == Geometry((1, 1), False) and w.device.type == "cpu"
 
 
-def _is_fast(images: Tensor) -> bool:
-    """Does torch convolve these faster with the channels last? Up to five times on a CPU, in float32."""
+def _channels_go_last(images: Tensor) -> bool:
+    """Does torch convolve such images faster with their channels last? Up to five times on a CPU, in float32."""
     return images.device.type == "cpu" and images.dtype == torch.float32
 
 
 def _laid_out(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """The same numbers, in the memory layout in which they are convolved fastest."""
-    if not _is_fast(images):
-        return images
+    """The same images, or kernels, in the memory layout in which they are convolved fastest."""
+    return _channels_last(images) if _channels_go_last(images) else images
+
+
+def _channels_last(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Also by their strides, from which torch tells the layout and which a dimension of size 1 leaves open."""
     images = images.contiguous(memory_format=torch.channels_last)
-    _, channels, _, width = images.shape
-    # a dimension of size 1 leaves the strides open, and by them torch tells the layout
-    return images.as_strided(images.shape, (images[0].numel(), 1, width * channels, channels))
+    _, channels, height, width = images.shape
+    return images.as_strided(images.shape, (height * width * channels, 1, width * channels, channels))
 
 
 def _pixels(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n_h_w c"]:
@@ -118,7 +120,7 @@ def _pixels(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n_h_w c"]:
 
 def _images(pixels: Float[Tensor, "n_h_w c"], like: torch.Size) -> Float[Tensor, "n c h w"]:
     n, _, height, width = like
-    return pixels.view(n, height, width, -1).permute(0, 3, 1, 2)
+    return pixels.view(n, height, width, pixels.shape[1]).permute(0, 3, 1, 2)
 
 
 class _Convolved(torch.autograd.Function):
@@ -395,8 +397,9 @@ def _combined(constant: Tensor, *terms: tuple[Tensor, Tensor]) -> Float[Tensor, 
 
 
 def _dense(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Images without gaps in memory: as they are where their channels come first or last."""
-    return images if images.is_contiguous(memory_format=torch.channels_last) else images.contiguous()
+    """Images as torch normalises them: without gaps in memory, with their channels first, or on a CPU last."""
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return _channels_last(images) if last and images.device.type == "cpu" else images.contiguous()
 
 
 def _like(dense: Float[Tensor, "n c h w"], images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
