@@ -203,7 +203,7 @@ def draw(figure: Any, summary: Summary) -> None:
         left.plot(at, along(summary, summary.mean, TAU_PER_TERM, row), "o--", color=f"C{index}", **LINE)
     left.plot([], [], "x:", color="0.3", label="as printed")
     left.plot([], [], "o--", color="0.3", label="AID, damped per term", **LINE)
-    left.set_ylim(-0.2, 1.08)
+    left.set_ylim(min(-0.2, left.get_ylim()[0]), 1.08)
     left.set_ylabel("Kendall's tau")
     draw_errors(right, summary, {name: f"ITD, {name}" for name in metric_rows(summary.settings)})
     for axes in (left, right):
