@@ -369,6 +369,15 @@ def test_no_images_give_no_images(dtype, of):
     assert not found[1].any()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_images_far_from_zero_lose_no_more_digits_than_rounding_takes(layout):
+    """Sigmoids lie about 1/2, close to each other. The mean takes a factor of mean / deviation; no more is lost."""
+    images = 0.5 + 0.01 * normal(0, 3, 4, 25, 25)
+    exact = ImageNorm(4).double()(images)
+    single = ImageNorm(4)(images.float().to(memory_format=layout))
+    assert (single - exact).abs().max() < 100 * torch.finfo(torch.float32).eps
+
+
 # The sigmoid
 
 

@@ -291,13 +291,24 @@ class ImageNorm(nn.GroupNorm):
         return _Normalised.apply(images, self.weight, self.bias, self.eps)[0]
 
 
+def _normalised(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    n, channels, *size = x.shape
+    return torch.native_group_norm(x, w, b, n, channels, size[0] * size[1], 1, eps)
+
+
 class _Normalised(torch.autograd.Function):
     """``w x^ + b`` with ``x^ = (x - m) r`` of each image, ``r = (var x + eps)^(-1/2)``; and the m and the r."""
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, b: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        n, channels, *size = x.shape
-        return torch.native_group_norm(_dense(x), w, b, n, channels, size[0] * size[1], 1, eps)
+        x = _dense(x)
+        if x.is_contiguous():
+            return _normalised(x, w, b, eps)
+        # Of images with their channels last torch takes the variance as mean square less squared mean, which loses
+        # digits; but not where the mean is zero.
+        mean = x.mean((1, 2, 3), keepdim=True)
+        y, remainder, r = _normalised(x - mean, w, b, eps)
+        return y, mean.flatten(1) + remainder, r
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], outputs: tuple[Tensor, ...]) -> None:
