@@ -69,15 +69,10 @@ def write_page(results: dict[str, dict[str, Any]], path: Path) -> None:
 
 def _section(experiment: Experiment, result: dict[str, Any] | None) -> dict[str, Any]:
     kept = committed_result(experiment.name)
-    blocks = [] if result is None else [_block(_as_run(experiment, result), result, "This run")]
+    blocks = [] if result is None else [_block(experiment, result, "This run")]
     if kept is not None and (result is None or not _same(_values(result), _values(kept))):
-        blocks.append(_block(_as_run(experiment, kept), kept, "Committed result"))
+        blocks.append(_block(experiment, kept, "Committed result"))
     return {"experiment": experiment, "blocks": blocks, "agreement": _agreement(result, kept)}
-
-
-def _as_run(experiment: Experiment, result: dict[str, Any]) -> Experiment:
-    """The experiment on digits, which nothing printed stands beside, where that is what the result is of."""
-    return on_digits(experiment) if _is_on_digits(experiment, result) else experiment
 
 
 def _is_on_digits(experiment: Experiment, result: dict[str, Any]) -> bool:
@@ -87,10 +82,10 @@ def _is_on_digits(experiment: Experiment, result: dict[str, Any]) -> bool:
     return settings != result["settings"] and experiment.on_digits(settings) == result["settings"]
 
 
-def _repeat(experiment: Experiment, result: dict[str, Any]) -> list[str]:
+def _repeat(experiment: Experiment, result: dict[str, Any], digits: bool) -> list[str]:
     """The commands that run the very seeds again: one for each stretch of consecutive ones."""
     command = f"python -m reports {experiment.name} --preset {result['preset']}"
-    if _is_on_digits(EXPERIMENTS[experiment.name], result):
+    if digits:
         command += f" --data {DIGITS}"
     seeds = sorted(run["seed"] for run in result["runs"])
     firsts = [seed for seed in seeds if seed - 1 not in seeds]
@@ -100,6 +95,9 @@ def _repeat(experiment: Experiment, result: dict[str, Any]) -> list[str]:
 
 
 def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict[str, Any]:
+    digits = _is_on_digits(experiment, result)
+    if digits:  # nothing printed stands beside it
+        experiment = on_digits(experiment)
     summary = Summary(experiment, result)
     tables = [_table(quantity, result["cells"], summary) for quantity in experiment.quantities]
     verdicts: dict[str, int] = {}
@@ -110,7 +108,7 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
     return {
         "heading": heading,
         "result": result,
-        "repeat": _repeat(experiment, result),
+        "repeat": _repeat(experiment, result, digits),
         "seeds": summary.wanted,
         "tables": tables,
         "verdicts": verdicts,

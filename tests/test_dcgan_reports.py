@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from results import result_of
 from scipy.stats import kendalltau
 
 import gan_influence as gi
@@ -24,7 +25,6 @@ from reports.experiments import EXPERIMENTS, dcgan, dcgan_accuracy, dcgan_traceb
 from reports.experiments.fcgan_accuracy import JACCARD, RANDOM, TAU
 from reports.figures import write_figure
 from reports.merging import ensure_mergeable, merge
-from reports.provenance import provenance
 from reports.runner import _combine, run
 from reports.statistics import expected_jaccard
 from reports.summary import Summary, load_published
@@ -576,20 +576,6 @@ def test_seeds_are_a_number_or_a_range(monkeypatch, capsys):
 
 
 # --- findings and figures
-
-
-def result_of(experiment: Experiment, preset: str, runs: list) -> dict:
-    settings = experiment.presets[preset].settings
-    result = {
-        "experiment": experiment.name,
-        "preset": preset,
-        "settings": settings,
-        "settings_digest": digest(settings),
-        "provenance": {**provenance(["python"], "cpu"), "seconds": 1.0},
-        "runs": runs,
-    }
-    result["cells"] = Summary(experiment, result).cells()
-    return result
 
 
 def traceback_runs(taus: list, floor: float = 1e-2, seeds: int = 5) -> list:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from results import result_of
 from scipy.stats import kendalltau
 from sklearn.neighbors import KernelDensity
 
 import gan_influence as gi
 from gan_influence.baselines import isolation_forest, random_order
 from reports.data import VARIABLE, ensure_files, use_data_folder
-from reports.experiment import Preset, digest
+from reports.experiment import Preset
 from reports.experiments import EXPERIMENTS, fcgan_accuracy, fcgan_cleansing
 from reports.experiments.densities import (
     GRID,
@@ -32,7 +33,6 @@ from reports.experiments.densities import (
 from reports.experiments.fcgan import Streams, steps_per_epoch
 from reports.figures import write_figure
 from reports.page import write_experiment, write_page
-from reports.provenance import provenance
 from reports.runner import _combine
 from reports.statistics import VERDICT_RULE, expected_jaccard, jaccard, p_above, p_paired, sign_test
 from reports.summary import Summary, load_published
@@ -352,20 +352,6 @@ def test_every_published_cell_of_the_tables_is_a_cell_of_the_paper_preset(experi
 
 
 # --- from runs to cells, tables, figures and the page
-
-
-def result_of(experiment, preset: str, runs: list) -> dict:
-    settings = experiment.presets[preset].settings
-    result = {
-        "experiment": experiment.name,
-        "preset": preset,
-        "settings": settings,
-        "settings_digest": digest(settings),
-        "provenance": {**provenance(["python"], "cpu"), "seconds": 1.0},
-        "runs": runs,
-    }
-    result["cells"] = Summary(experiment, result).cells()
-    return result
 
 
 def accuracy_runs(taus: dict, seeds: int = 5, jaccard_value: float = 0.4) -> list:

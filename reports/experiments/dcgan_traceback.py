@@ -9,7 +9,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
-from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.experiments import dcgan
 from reports.experiments.dcgan import (
     CLASSIFIER,
@@ -34,6 +34,7 @@ from reports.experiments.dcgan import (
 )
 from reports.experiments.fcgan import steps_per_epoch
 from reports.experiments.fcgan_accuracy import (
+    FIGURE_1,
     JACCARD,
     RANDOM,
     TAU,
@@ -214,21 +215,7 @@ DCGAN_TRACEBACK = Experiment(
         "paper": Preset(PUBLISHED, seeds=10, as_published=True),
     },
     quantities=(
-        Quantity(
-            TAU,
-            "Kendall's tau between estimated and true influence: mean (standard deviation) over seeds",
-            decimals=3,
-            spread="std",
-            above=RANDOM_ORDER,
-        ),
-        Quantity(
-            JACCARD,
-            "Jaccard index of the critical rows by estimated and by true influence: mean (standard deviation) over "
-            "seeds",
-            decimals=3,
-            spread="std",
-            above=Baseline("random order's expectation", jaccard_of_chance),
-        ),
+        *FIGURE_1,
         Quantity(
             ERROR,
             "Relative error of the influence values, |estimate - truth| / |truth| over the removed rows: median "
