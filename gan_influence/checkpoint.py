@@ -176,7 +176,7 @@ class Folder:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"cannot write {name} to the checkpoint folder {self.path}: {error.strerror}. Make room or give "
+                f"cannot write {name} to the folder {self.path}: {error.strerror}. Make room or give "
                 "another folder; what was written before stays usable",
             ) from error
 

@@ -361,7 +361,7 @@ def full_disk(monkeypatch, after):
 def test_a_full_folder_is_named_and_what_it_holds_stays_usable(after, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         full_disk(patched, after)
-        message = r"cannot write .* to the checkpoint folder .*: No space left on device. Make room or give another"
+        message = r"cannot write .* to the folder .*: No space left on device. Make room or give another"
         with pytest.raises(OSError, match=message) as caught:
             train(gi.Checkpoint(every=4, folder=tmp_path))
     assert caught.value.errno == errno.ENOSPC
@@ -381,7 +381,7 @@ def test_a_sweep_whose_folder_is_full_goes_on_when_there_is_room(tmp_path, monke
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "/proc/nowhere"):
-        with pytest.raises(OSError, match=rf"cannot write run.json to the checkpoint folder {folder}: .*give another"):
+        with pytest.raises(OSError, match=rf"cannot write run.json to the folder {folder}: .*give another"):
             train(gi.Checkpoint(folder=folder))
 
 
