@@ -24,6 +24,7 @@ from gan_influence.trace import StepInputs, Trace
 __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 
 SOLVERS = ("neumann", "gmres")
+_LOOK_EVERY = 50  # terms of the series; to look at numbers is to wait for the device
 _LARGEST_BASIS = 200  # GMRES keeps that many vectors of d numbers, then restarts
 
 
@@ -73,6 +74,8 @@ def aid(
         terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
             the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
             is, as in the paper; GMRES tells what it should have tended to. A product of GMRES takes its whole epoch.
+            A series that damping has brought to an end (eta times its term is zero in the type of the parameters)
+            costs no further products.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step.
@@ -232,12 +235,20 @@ def _neumann(
     term, total, sums = gradient, gradient.clone(), {1: gradient}
     for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not progress):
         scaled = eta * term
+        if m % _LOOK_EVERY == 0 and _settled(scaled):
+            break
         term = term - field.transpose_product(end + m - 1, scaled) - damping * scaled
         total += term
         if m + 1 in counts:
             sums[m + 1] = total.clone()
     _check_overflow(total, max(counts), stops)
-    return [sums[count] for count in counts]
+    return [sums.get(count, total) for count in counts]
+
+
+def _settled(scaled: Float[Tensor, "*stops d"]) -> bool:
+    """Is eta times the term zero at every stop, damped below the smallest number, or not finite? So it stays then."""
+    stops = scaled.reshape(-1, scaled.shape[-1])
+    return bool((~stops.any(1) | ~stops.isfinite().all(1)).all())
 
 
 def _check_overflow(numbers: Float[Tensor, "*stops ..."], terms: int, stops: list[int]) -> None:

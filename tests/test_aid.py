@@ -27,6 +27,7 @@ from torch import nn
 
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
+from gan_influence.aid import _Field, _neumann
 from gan_influence.losses import RowLoss
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
@@ -159,10 +160,46 @@ def test_the_jacobian_of_these_games_is_far_from_symmetric():
     assert (J - J.T).norm() > 0.1 * J.norm()
 
 
-def test_an_overflowing_series_says_where_and_what_to_do():
+def test_an_overflowing_series_says_where_and_what_to_do(products):
     problem = lqgan()
-    with pytest.raises(gi.ConvergenceError, match=r"4000 terms overflowed at step 2, 5.*damping.*gmres"):
-        gi.aid(problem.train(5), problem.metric(), terms=4000, scale=30.0, at=[2, 5])
+    with pytest.raises(gi.ConvergenceError, match=r"10000000 terms overflowed at step 2, 5.*damping.*gmres"):
+        gi.aid(problem.train(5), problem.metric(), terms=10_000_000, scale=30.0, at=[2, 5])
+    assert len(products) < 10_000  # and no more is computed of it
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The steps whose Jacobian the series has been multiplied by."""
+    taken = []
+    product = _Field.transpose_product
+    monkeypatch.setattr(
+        _Field, "transpose_product", lambda self, t, cotangent: taken.append(t) or product(self, t, cotangent)
+    )
+    return taken
+
+
+@pytest.mark.parametrize("at", [None, [2, 5]], ids=["the end", "two stops"])
+def test_a_series_ends_where_all_further_terms_are_zero(products, at):
+    problem = lqgan()
+    trace, metric = problem.train(5), problem.metric()
+    few, *rest = gi.aid(trace, metric, terms=[3, 10_000_000], scale=0.1, damping=9.0, at=at).movedim(-2, 0)
+    assert len(products) < 1000  # a tenth of each term is left to the next: 1e-323 is soon passed
+    whole, *_ = gi.aid(trace, metric, terms=[len(products) + 1], scale=0.1, damping=9.0, at=at).movedim(-2, 0)
+    assert same_bits(rest[0], whole)
+    assert not same_bits(few, whole)
+
+
+def test_a_stop_whose_terms_are_zero_does_not_end_the_series_of_another(products):
+    """Where one of two runs stands still: its metric has no gradient, so that all of its terms are zero."""
+    gradient, eta = torch.zeros(2, 1), torch.ones(1)
+    gradient[1] = 1.0
+
+    class Halving:
+        def transpose_product(self, t, cotangent):
+            return cotangent / 2
+
+    (total,) = _neumann(Halving(), 0, gradient, eta, 0.0, [120], [1, 2], progress=False)
+    assert total.tolist() == [[0.0], [2.0]]
 
 
 def test_gmres_that_ran_out_of_products_says_so():

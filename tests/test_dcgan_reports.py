@@ -43,7 +43,14 @@ TINY_DATA = {
     "critical": 2,
     "doubles": 2,
 }
-TINY_ACCURACY = {**dcgan_accuracy.SMOKE, **TINY_DATA, "steps": 6, "stops": [3, 6], "terms": [2, 4]}
+TINY_ACCURACY = {
+    **dcgan_accuracy.SMOKE,
+    **TINY_DATA,
+    "steps": 6,
+    "stops": [3, 6],
+    "terms": [2, 4],
+    "terms_inside": [2, 4],
+}
 TINY_TRACEBACK = {**dcgan_traceback.SMOKE, **TINY_DATA, "steps": 6, "trace_back": [1, 3]}
 UNTRAINED = {**TINY_TRACEBACK, "classifier_epochs": 1, "validation_rows": 100}
 
@@ -659,9 +666,7 @@ def test_an_overflow_leaves_the_dependence_on_terms_to_the_other_columns():
             },
         }
         values["Jaccard index"] = {
-            f"{row}{reading}, IS": dict.fromkeys(("100", "200", "500"), 0.5)
-            for row in values[dcgan_accuracy.TAU]
-            for reading in dcgan_accuracy.dampings(settings)
+            row: dict.fromkeys(("100", "200", "500"), 0.5) for row in dcgan_accuracy.rows_of_both(settings)
         }
         values[dcgan_accuracy.TAU]["AID (M=100)"]["200"] = None  # as of scores that are all the same
         runs.append({"seed": seed, "seconds": 1.0, "data": None, "values": values})
