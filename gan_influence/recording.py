@@ -260,9 +260,11 @@ def _trace(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.Graph
     module.recompile()
     expected = _bits(function(*tensors))
     with torch.no_grad():
-        if _bits(module.forward(*tensors)) != expected:
-            _give_up("the replay differs from it in some bits")
-            return None
+        replayed = _bits(module.forward(*tensors))
+    if replayed != expected:
+        repeats = _bits(function(*tensors)) == expected
+        _give_up("the replay differs from it in some bits" if repeats else "it does not repeat itself bit for bit")
+        return None
     return module
 
 

@@ -15,10 +15,13 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
+
+from gan_influence import Trace
 
 PACKAGES = ("torch", "numpy", "scipy")
 
-__all__ = ["describe_device", "program", "provenance", "resolve_device", "source_digest"]
+__all__ = ["data_digest", "describe_device", "program", "provenance", "resolve_device", "source_digest"]
 
 
 def provenance(command: list[str], device: str) -> dict[str, Any]:
@@ -43,12 +46,19 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
 def source_digest() -> str:
     """A fingerprint of the code and the packages that numbers come from: results of different ones never mix."""
     root = Path(__file__).parent.parent
-    files = sorted([*root.glob("gan_influence/**/*.py"), *root.glob("reports/experiments/*.py")])
+    sources = "gan_influence/**/*.py", "reports/experiments/*.py", "reports/statistics.py"
+    files = sorted(file for pattern in sources for file in root.glob(pattern))
     content = hashlib.sha256()
     for file in files:
         content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     content.update(" ".join(version(package) for package in PACKAGES).encode())
     return content.hexdigest()[:12]
+
+
+def data_digest(trace: Trace) -> str:
+    """SHA-256 of the training rows of a game of two players, of their numbers in their order."""
+    assert isinstance(trace.data, Tensor)
+    return hashlib.sha256(trace.data.cpu().numpy().tobytes()).hexdigest()
 
 
 def resolve_device(name: str) -> str:

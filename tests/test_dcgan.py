@@ -330,6 +330,21 @@ def test_recorded_steps_have_the_bits_of_the_eager_ones(monkeypatch):
         assert same_bits(one, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pixels", [8, 28])
+def test_steps_of_the_published_players_are_recorded_in_either_precision(monkeypatch, pixels, dtype):
+    """Images of one channel may have any stride along it: the recording has to take the layout that the step has."""
+
+    def run(eager_calls):
+        monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", eager_calls)
+        generator, discriminator = gi.models.dcgan(2, pixels, seed=0)
+        game = gi.Game(generator.to(dtype), discriminator.to(dtype), loss="non_saturating")
+        images = normal(4, 4, 1, pixels, pixels).tanh().to(dtype)
+        return gi.train(game, images, gi.Minibatches(4, 2, latent_shape=(32,), seed=0), 3, gi.SGD(0.1)).states
+
+    assert same_bits(run(1), run(10**9))
+
+
 # Regularised kernels
 
 

@@ -1,5 +1,6 @@
 """The reports on DCGAN: accuracy (TNNLS 2025) and tracing back (ICLR 2021), their images, and merging of runs."""
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from reports.__main__ import _seeds, main
 from reports.data import VARIABLE, on_digits
 from reports.experiment import Experiment, Preset, Quantity, digest
 from reports.experiments import EXPERIMENTS, dcgan, dcgan_accuracy, dcgan_traceback
+from reports.experiments.agreement import ERROR
 from reports.experiments.fcgan_accuracy import JACCARD, RANDOM, TAU
 from reports.figures import write_figure
 from reports.merging import ensure_mergeable, merge
@@ -222,8 +224,8 @@ def test_combine_measures_tracing_back():
     chance = expected_jaccard(6, 2)
     assert values[JACCARD]["IS"] == values[JACCARD]["FID"] == {"1": 1.0, "3": 1.0}  # both ends are one set
     assert values[JACCARD][RANDOM] == {"1": chance, "3": chance}
-    assert values[dcgan.ERROR]["IS"] == pytest.approx({"1": 0.5, "3": 0.5})
-    assert values[dcgan.ERROR]["FID"] == pytest.approx({"1": 0.0, "3": 2.0})
+    assert values[ERROR]["IS"] == pytest.approx({"1": 0.5, "3": 0.5})
+    assert values[ERROR]["FID"] == pytest.approx({"1": 0.0, "3": 2.0})
     assert values[dcgan.FLOOR]["IS"] == pytest.approx({"1": 0.1, "3": 0.1})
     assert values[dcgan.FLOOR]["FID"] == pytest.approx({"1": 0.0, "3": 0.0})
     assert values["Classifier"] == {"accuracy": {"test images": 0.97}}
@@ -235,7 +237,7 @@ def test_combine_takes_every_part_in_its_place():
         {"influence": {name: [0.0] * size for name in ("IS", "FID")}} for size in (4, 2)
     )
     records["removals-3-1"]["influence"]["IS"] = [0.0, 1.0]  # only the last row has any influence
-    error = TRACEBACK.combine(TINY_TRACEBACK, records)[dcgan.ERROR]
+    error = TRACEBACK.combine(TINY_TRACEBACK, records)[ERROR]
     truth = np.array([0, 0, 0, 0, 0, 1])
     scores = np.array(records["itd-3-IS"]["scores"])
     assert error["IS"]["3"] == pytest.approx(np.linalg.norm(scores - truth))
@@ -260,7 +262,7 @@ def test_combine_measures_accuracy_at_every_stop():
     assert values[dcgan_accuracy.TAU_PER_TERM] == {"AID (M=2)": both(-1), "AID (M=4)": both(1)}
     assert values["Kendall's tau, FID"] == {"ITD": both(1)}
     assert values["Jaccard index"]["AID (M=4), IS"] == both(1)
-    errors = {row: values[dcgan.ERROR][row] for row in values[dcgan.ERROR]}
+    errors = {row: values[ERROR][row] for row in values[ERROR]}
     inside, per_term = {"AID (M=2)": 1, "AID (M=4)": 2}, {"AID (M=2)": 7, "AID (M=4)": 2}
     assert errors == {
         **{f"{row}, IS": both(value) for row, value in inside.items()},
@@ -311,7 +313,7 @@ def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_fac
     }
     values = ACCURACY.combine({**TINY_ACCURACY, "per_unit": 6}, records)
     both = "AID (M=4), IS"
-    lost = [values["Table VI"]["AID (M=4)"]["6"], *(values[table][both]["6"] for table in ("Slope", dcgan.ERROR))]
+    lost = [values["Table VI"]["AID (M=4)"]["6"], *(values[table][both]["6"] for table in ("Slope", ERROR))]
     assert lost == [None, None, None]
     assert values["Table VI"]["AID (M=4)"]["3"] is not None
     assert values["Table VI"]["AID (M=2)"]["6"] is not None
@@ -352,17 +354,19 @@ def test_a_run_fills_every_cell(ran, experiment):
     assert [(cell["table"], cell["row"], cell["column"]) for cell in result["cells"]] == expected
     assert all(np.isfinite(cell["measured"]) for cell in result["cells"])
     assert all(cell["verdict"] in (None, "not comparable") for cell in result["cells"])
-    itd = [c["measured"] for c in result["cells"] if c["table"] == dcgan.ERROR and not c["row"].startswith("AID")]
+    itd = [c["measured"] for c in result["cells"] if c["table"] == ERROR and not c["row"].startswith("AID")]
     floors = [c["measured"] for c in result["cells"] if c["table"] == dcgan.FLOOR]
     assert max(itd) < 0.15
     assert 0 < max(floors) < 0.15
 
 
 def test_both_experiments_digest_the_very_rows(ran):
-    training, _, _ = dcgan.splits(TINY_TRACEBACK, 0)
-    runs = [result["runs"][0] for result in ran[1].values()]
-    assert {run["data"] for run in runs} == {dcgan.images_digest(training.images)}
-    assert dcgan.images_digest(training.images) != dcgan.images_digest(dcgan.splits(TINY_TRACEBACK, 1)[0].images)
+    digests = [
+        hashlib.sha256(dcgan.splits(TINY_TRACEBACK, seed)[0].images.numpy().tobytes()).hexdigest() for seed in (0, 1)
+    ]
+    for result in ran[1].values():
+        assert [run["data"] for run in result["runs"]] == digests[: len(result["runs"])]
+    assert digests[0] != digests[1]
 
 
 def test_units_hold_the_influence_on_the_last_epochs_alone(ran, tiny_factual):
@@ -594,7 +598,7 @@ def traceback_runs(taus: list, floor: float = 1e-2, seeds: int = 5) -> list:
         rows = {"IS": {k: tau + little for k, tau in zip(columns, taus, strict=True)}}
         rows["FID"] = dict.fromkeys(columns, 0.95 + little)
         same = lambda value: {name: dict.fromkeys(columns, value) for name in ("IS", "FID")}  # noqa: E731
-        values = {TAU: rows, JACCARD: same(0.6 + little), dcgan.ERROR: same(0.02), dcgan.FLOOR: same(floor)}
+        values = {TAU: rows, JACCARD: same(0.6 + little), ERROR: same(0.02), dcgan.FLOOR: same(floor)}
         values[dcgan.FLOOR]["FID"]["50"] = 2 * floor
         values[TAU][RANDOM] = dict.fromkeys(columns, 0.0)
         values[JACCARD][RANDOM] = dict.fromkeys(columns, expected_jaccard(200, 10))
@@ -640,7 +644,7 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
         "Kendall's tau, FID": {"ITD": line(0.9)},
         "Jaccard index": {row: line(0.5) for row in both},
         "Slope": {row: line(1.0) for row in both},
-        dcgan.ERROR: {row: line(0.1) for row in both},
+        ERROR: {row: line(0.1) for row in both},
         dcgan.FLOOR: {name: line(0.01) for name in metrics},
         "Classifier": {"accuracy": {"test images": 0.97}},
     }
@@ -690,7 +694,7 @@ def test_a_second_table_stands_beside_the_printed_one():
     settings = ACCURACY.presets["paper"].settings
     tables = {quantity.table: ACCURACY.rows(settings) for quantity in ACCURACY.quantities}
     both = dcgan_accuracy.rows_of_both(settings)
-    tables |= dict.fromkeys(("Jaccard index", "Slope", dcgan.ERROR), both)
+    tables |= dict.fromkeys(("Jaccard index", "Slope", ERROR), both)
     tables |= {dcgan.FLOOR: ["IS", "FID"]}
     values = {
         table: {row: dict.fromkeys(ACCURACY.columns(settings), 0.5) for row in rows} for table, rows in tables.items()

@@ -104,7 +104,7 @@ def _channels_go_last(images: Tensor) -> bool:
 
 def _laid_out(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """The same images, or kernels, in the memory layout in which they are convolved fastest."""
-    return _channels_last(images) if _channels_go_last(images) else images
+    return _channels_last(images) if _channels_go_last(images) else _channels_first(images)
 
 
 def _channels_last(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -112,6 +112,13 @@ def _channels_last(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]
     images = images.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = images.shape
     return images.as_strided(images.shape, (height * width * channels, 1, width * channels, channels))
+
+
+def _channels_first(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Also by their strides: torch's tensors without values, which steps are recorded by, may differ in open ones."""
+    images = images.contiguous()
+    _, channels, height, width = images.shape
+    return images.as_strided(images.shape, (channels * height * width, height * width, width, 1))
 
 
 def _pixels(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n_h_w c"]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,25 +18,22 @@ from tqdm import tqdm
 import gan_influence as gi
 from gan_influence.checkpoint import DamagedFileError, digest
 from reports.experiment import Quantity, Settings
-from reports.experiments.lqgan_accuracy import relative_error
+from reports.experiments.agreement import ERROR, relative_error
+from reports.experiments.curves import LINE, along, times
 from reports.store import set_aside
 from reports.summary import Summary
 
 __all__ = [
     "CLASSIFIER",
-    "ERROR",
     "FLOOR",
-    "LINE",
     "NOISE_FLOOR",
     "PUBLISHED",
     "Factual",
     "Streams",
     "above_published",
-    "along",
     "draw_errors",
     "factual",
     "files",
-    "images_digest",
     "metric_rows",
     "noise_floor",
     "number_of_parts",
@@ -47,12 +43,9 @@ __all__ = [
     "rounding",
     "splits",
     "tau_left_by",
-    "times",
-    "times_across",
 ]
 
-ERROR, FLOOR = "Relative error", "Noise floor"
-LINE: dict[str, Any] = {"markersize": 4, "linewidth": 1.4}
+FLOOR = "Noise floor"
 FILES = [f"mnist/{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 LATENT_SIZE = 32
 IMAGE_SIZE = {"mnist": 28, "digits": 8}
@@ -196,11 +189,6 @@ def factual(
     return _factual(json.dumps(settings), seed, prepared["classifier"], device, precision)
 
 
-def images_digest(images: Float[Tensor, "n c h w"]) -> str:
-    """SHA-256 of the images' numbers."""
-    return hashlib.sha256(images.cpu().numpy().tobytes()).hexdigest()
-
-
 def splits(settings: Settings, seed: int) -> tuple[gi.datasets.LabelledImages, ...]:
     """Training, validation and test images. Digits have no test split: what the other two leave is one."""
     sizes = settings["rows"], settings["validation_rows"]
@@ -293,16 +281,6 @@ def above_published(summary: Summary, table: str, row: str) -> str:
     return ", ".join(above)
 
 
-def along(summary: Summary, value: Callable[..., float | None], quantity: str, row: str) -> list[float]:
-    """``value(quantity, row, column)`` of every column, NaN where there is none."""
-    values = [value(quantity, row, column) for column in summary.columns]
-    return [np.nan if one is None else one for one in values]
-
-
-def times(summary: Summary) -> list[int]:
-    return [int(column) for column in summary.columns]
-
-
 def draw_errors(axes: Any, summary: Summary, rows: dict[str, str]) -> None:
     """The error of ITD's values, ``rows[metric]``, and how much of it is rounding in the truth."""
     for index, (name, row) in enumerate(rows.items()):
@@ -312,12 +290,3 @@ def draw_errors(axes: Any, summary: Summary, rows: dict[str, str]) -> None:
     axes.set_yscale("log")
     axes.set_ylabel("relative to the truth")
     axes.legend(fontsize=7.5, frameon=False)
-
-
-def times_across(axes: Any, summary: Summary, label: str) -> None:
-    """The columns, which are times, along a logarithmic axis."""
-    axes.set_xscale("log")
-    axes.set_xticks(times(summary), summary.columns)
-    axes.minorticks_off()
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.25)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.experiments import dcgan
+from reports.experiments.agreement import ERROR, RELATIVE_ERROR, finite, relative_error, tau
+from reports.experiments.curves import LINE, PRINTED, along, times, times_across
 from reports.experiments.dcgan import (
     CLASSIFIER,
-    ERROR,
     FLOOR,
-    LINE,
     NOISE_FLOOR,
     above_published,
-    along,
     draw_errors,
     factual,
     files,
-    images_digest,
     metric_rows,
     noise_floor,
     number_of_parts,
@@ -32,10 +30,8 @@ from reports.experiments.dcgan import (
     part_of,
     prepare,
     rounding,
-    times,
-    times_across,
 )
-from reports.experiments.lqgan_accuracy import finite, relative_error
+from reports.provenance import data_digest
 from reports.statistics import expected_jaccard, jaccard
 from reports.summary import Summary
 
@@ -141,9 +137,8 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
         series = [_series(trace, metrics["IS"], reading, stop) for stop in stops]
         return {"scores": [[None if one is None else one[removed].tolist() for one in of_stop] for of_stop in series]}
     if task == "itd":
-        assert isinstance(trace.data, Tensor)
         scores_of = {name: gi.itd(trace, metric, at=stops)[:, removed].tolist() for name, metric in metrics.items()}
-        return {"scores": scores_of, "data": images_digest(trace.data), "accuracy": prepared["accuracy"]}
+        return {"scores": scores_of, "data": data_digest(trace), "accuracy": prepared["accuracy"]}
     mine = removed[: settings["doubles"]] if task == "float64" else part_of(settings, removed, int(part[0]))
     influence = gi.counterfactual(trace, list(metrics.values()), [[row] for row in mine], at=stops)
     return {"influence": dict(zip(metrics, influence.tolist(), strict=True))}
@@ -171,7 +166,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
         pairs = list(zip(columns(settings), scores, truth[name], strict=True))
         both, overflown = f"{row}{suffix}, {name}", dict.fromkeys(columns(settings))
         pairs = [pair for pair in pairs if pair[1] is not None]
-        taus = {column: finite(kendalltau(one, true).statistic) for column, one, true in pairs}
+        taus = {column: tau(one, true) for column, one, true in pairs}
         common = {column: jaccard(one, true, settings["critical"]) for column, one, true in pairs}
         values[table][row] = overflown | taus
         values[JACCARD][both] = overflown | common
@@ -214,7 +209,7 @@ def draw(figure: Any, summary: Summary) -> None:
         color = f"C{index}"
         left.plot(at, along(summary, summary.mean, TAU, row), "o-", color=color, label=f"{row}, IS", **LINE)
         printed = along(summary, summary.published_mean, TAU, row)
-        left.plot(at, printed, "x:", color=color, markersize=5, linewidth=1, alpha=0.8)
+        left.plot(at, printed, "x:", color=color, **PRINTED)
     low, high = zip(*(summary.percentiles(TAU, "ITD", column) for column in summary.columns), strict=True)
     left.fill_between(at, low, high, color="C0", alpha=0.12)
     left.plot(at, along(summary, summary.mean, TAU_FID, "ITD"), "o-", color="k", label="ITD, FID", **LINE)
@@ -360,14 +355,7 @@ DCGAN_ACCURACY = Experiment(
             above=Baseline("random order's expectation", jaccard_of_chance),
             rows=rows_of_both,
         ),
-        Quantity(
-            ERROR,
-            "Relative error of the influence values, |estimate - truth| / |truth| over the removed rows: median "
-            "over seeds, (10 %) (90 %) percentiles; not in the paper",
-            decimals=None,
-            center="median",
-            rows=rows_of_both,
-        ),
+        replace(RELATIVE_ERROR, rows=rows_of_both),
         Quantity(
             SLOPE,
             "Slope of the truth on the estimate, through the origin: mean over seeds; not in the paper",

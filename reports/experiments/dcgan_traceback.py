@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
-from torch import Tensor
 
 import gan_influence as gi
-from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiment import Drawing, Experiment, Preset, Settings, Values
 from reports.experiments import dcgan
+from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.experiments.curves import LINE, PRINTED, along, draw_chance, times, times_across
 from reports.experiments.dcgan import (
     CLASSIFIER,
-    ERROR,
     FLOOR,
-    LINE,
     NOISE_FLOOR,
     above_published,
-    along,
     draw_errors,
     factual,
     files,
-    images_digest,
     metric_rows,
     noise_floor,
     number_of_parts,
     part_of,
     prepare,
     rounding,
-    times,
-    times_across,
 )
 from reports.experiments.fcgan import steps_per_epoch
 from reports.experiments.fcgan_accuracy import (
@@ -44,7 +39,7 @@ from reports.experiments.fcgan_accuracy import (
     jaccard_of_chance,
     size_of_errors,
 )
-from reports.experiments.lqgan_accuracy import finite, relative_error
+from reports.provenance import data_digest
 from reports.statistics import jaccard
 from reports.summary import Summary
 
@@ -109,9 +104,8 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     trace, metrics, removed = factual(settings, seed, prepared, device, precision)
     last = int(epochs) * steps_per_epoch(settings)
     if task == "itd":
-        assert isinstance(trace.data, Tensor)
         scores = gi.itd(trace, metrics[which], last=last)[removed]
-        return {"scores": scores.tolist(), "data": images_digest(trace.data), "accuracy": prepared["accuracy"]}
+        return {"scores": scores.tolist(), "data": data_digest(trace), "accuracy": prepared["accuracy"]}
     mine = [removed[int(which)]] if task == "float64" else part_of(settings, removed, int(which))
     influence = gi.counterfactual(trace, list(metrics.values()), [[row] for row in mine], last=last)
     return {"influence": dict(zip(metrics, influence.tolist(), strict=True))}
@@ -127,7 +121,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
             truth = _joined(records, f"removals-{epochs}", number_of_parts(settings), name)
             double = _joined(records, f"float64-{epochs}", settings["doubles"], name)
             measured = {
-                TAU: finite(kendalltau(scores, truth).statistic),
+                TAU: tau(scores, truth),
                 JACCARD: jaccard(scores, truth, settings["critical"]),
                 ERROR: relative_error(scores, truth),
                 FLOOR: noise_floor(truth, double),
@@ -159,14 +153,13 @@ def draw(figure: Any, summary: Summary) -> None:
 def _draw_curves(axes: Any, summary: Summary, table: str) -> None:
     at = times(summary)
     for index, row in enumerate(metric_rows(summary.settings)):
-        means = np.array(along(summary, summary.mean, table, row))
+        means = along(summary, summary.mean, table, row)
         stds = np.nan_to_num(along(summary, summary.std, table, row))
         axes.plot(at, means, "o-", color=f"C{index}", label=row, **LINE)
         axes.fill_between(at, means - stds, means + stds, color=f"C{index}", alpha=0.12, linewidth=0)
         read = along(summary, summary.published_mean, table, row)
-        axes.plot(at, read, "x:", color=f"C{index}", markersize=5, linewidth=1, alpha=0.8)
-    chance = along(summary, summary.mean, table, RANDOM)
-    axes.plot(at, chance, "--", color="0.5", linewidth=1, label="random order (expectation)")
+        axes.plot(at, read, "x:", color=f"C{index}", **PRINTED)
+    draw_chance(axes, summary, table, RANDOM)
     axes.plot([], [], "x:", color="0.3", label="read off the paper's figure")
 
 
@@ -216,14 +209,7 @@ DCGAN_TRACEBACK = Experiment(
     },
     quantities=(
         *FIGURE_1,
-        Quantity(
-            ERROR,
-            "Relative error of the influence values, |estimate - truth| / |truth| over the removed rows: median "
-            "over seeds, (10 %) (90 %) percentiles; not in the paper",
-            decimals=None,
-            center="median",
-            rows=metric_rows,
-        ),
+        replace(RELATIVE_ERROR, rows=metric_rows),
         NOISE_FLOOR,
         CLASSIFIER,
     ),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.experiments.curves import LINE, along, draw_chance, times, times_across
 from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
-from reports.experiments.lqgan_accuracy import data_digest, finite, relative_error
+from reports.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, expected_jaccard, jaccard, p_above, p_paired
 from reports.summary import Summary
 
@@ -30,7 +32,7 @@ __all__ = [
     "size_of_errors",
 ]
 
-TAU, JACCARD, ERROR = "Fig. 1, Kendall's tau", "Fig. 1, Jaccard index", "Relative error"
+TAU, JACCARD = "Fig. 1, Kendall's tau", "Fig. 1, Jaccard index"
 FORMS = {"code": "ALL (published code's FCGAN)", "paper": "ALL (paper's FCGAN)"}
 RANDOM = "Random order"
 EPOCHS_PER_UNIT = 2000  # of retraining, one model each: minutes, which is what an interruption may cost
@@ -113,7 +115,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
             truth = np.concatenate([records[f"{form}-{epochs}-{part}"]["influence"] for part in parts])
             scores = np.array(records[f"{form}-estimates"]["scores"][str(epochs)])
             measured = {
-                TAU: finite(kendalltau(scores, truth).statistic),
+                TAU: tau(scores, truth),
                 JACCARD: jaccard(scores, truth, settings["critical"]),
                 ERROR: relative_error(scores, truth),
             }
@@ -165,26 +167,16 @@ def draw(figure: Any, summary: Summary) -> None:
 
 
 def _draw_curves(axes: Any, summary: Summary, quantity: str) -> None:
-    epochs = np.array([int(column) for column in summary.columns])
+    at = times(summary)
     for index, row in enumerate(form_rows(summary.settings)):
-        means = _over_columns(summary.mean, quantity, row, summary)
-        stds = np.nan_to_num(_over_columns(summary.std, quantity, row, summary))
-        axes.plot(epochs, means, "o-", color=f"C{index}", markersize=4, linewidth=1.4, label=row)
-        axes.fill_between(epochs, means - stds, means + stds, color=f"C{index}", alpha=0.12, linewidth=0)
-    chance = _over_columns(summary.mean, quantity, RANDOM, summary)
-    axes.plot(epochs, chance, "--", color="0.5", linewidth=1, label="random order (expectation)")
-    printed = _over_columns(summary.published_mean, quantity, form_rows(summary.settings)[0], summary)
-    axes.plot(epochs, printed, "kx:", markersize=5, linewidth=1, label="read off the paper's figure")
-    axes.set_xscale("log")
-    axes.set_xticks(epochs, summary.columns)
-    axes.minorticks_off()
-    axes.set_xlabel("epochs traced back, k")
-    axes.grid(alpha=0.25)
-
-
-def _over_columns(value: Callable[..., float | None], quantity: str, row: str, summary: Summary) -> np.ndarray:
-    values = [value(quantity, row, column) for column in summary.columns]
-    return np.array([np.nan if one is None else one for one in values])
+        means = along(summary, summary.mean, quantity, row)
+        stds = np.nan_to_num(along(summary, summary.std, quantity, row))
+        axes.plot(at, means, "o-", color=f"C{index}", label=row, **LINE)
+        axes.fill_between(at, means - stds, means + stds, color=f"C{index}", alpha=0.12, linewidth=0)
+    draw_chance(axes, summary, quantity, RANDOM)
+    printed = along(summary, summary.published_mean, quantity, form_rows(summary.settings)[0])
+    axes.plot(at, printed, "kx:", markersize=5, linewidth=1, label="read off the paper's figure")
+    times_across(axes, summary, "epochs traced back, k")
 
 
 def findings(summary: Summary) -> list[str]:
@@ -252,8 +244,7 @@ def _nearest(summary: Summary) -> str:
     distances = {}
     for row in form_rows(summary.settings):
         gaps = [
-            _over_columns(summary.mean, quantity, row, summary)
-            - _over_columns(summary.published_mean, quantity, row, summary)
+            along(summary, summary.mean, quantity, row) - along(summary, summary.published_mean, quantity, row)
             for quantity in (TAU, JACCARD)
         ]
         distances[row] = float(np.nanmean(np.abs(gaps)))
@@ -303,14 +294,7 @@ FCGAN_ACCURACY = Experiment(
     },
     quantities=(
         *FIGURE_1,
-        Quantity(
-            ERROR,
-            "Relative error of the influence values, |estimate - truth| / |truth| over the removed rows: median "
-            "over seeds, (10 %) (90 %) percentiles; not in the paper",
-            decimals=None,
-            center="median",
-            rows=form_rows,
-        ),
+        replace(RELATIVE_ERROR, rows=form_rows),
     ),
     rows=rows,
     columns=columns,

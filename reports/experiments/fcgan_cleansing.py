@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 import gan_influence as gi
 from gan_influence.baselines import isolation_forest, random_order
 from reports.experiment import Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiments.agreement import finite
 from reports.experiments.densities import (
     kernel_density,
     log_density,
@@ -19,7 +20,7 @@ from reports.experiments.densities import (
     true_log_density,
 )
 from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
-from reports.experiments.lqgan_accuracy import data_digest, finite
+from reports.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, p_above, p_paired, sign_test
 from reports.summary import Summary
 

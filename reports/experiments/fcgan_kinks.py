@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
 from torch import nn
 
 import gan_influence as gi
 from gan_influence.metrics.metric import metric_values
 from gan_influence.steps import states
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiments.agreement import ERROR, relative_error, tau
+from reports.experiments.curves import LINE, along, times, times_across
 from reports.experiments.fcgan import LATENT_SIZE, Streams, latents, steps_per_epoch
-from reports.experiments.lqgan_accuracy import data_digest, finite, relative_error
+from reports.provenance import data_digest
 from reports.summary import Summary
 
 __all__ = ["FCGAN_KINKS"]
 
-TAU, ERROR = "Kendall's tau", "Relative error"
+TAU = "Kendall's tau"
 SETTINGS: Settings = {
     "activations": ["ReLU", "softplus"],
     "sharpness": 5.0,
@@ -76,7 +77,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
                 record = records[f"{activation}-{column}"]
                 scores, truth = np.array(record["scores"]), np.array(record["changes"][f"{share:g}"])
                 row = name(activation, share)
-                values[TAU].setdefault(row, {})[column] = finite(kendalltau(scores, truth).statistic)
+                values[TAU].setdefault(row, {})[column] = tau(scores, truth)
                 values[ERROR].setdefault(row, {})[column] = relative_error(scores, truth)
     return values
 
@@ -124,24 +125,17 @@ def _change(trace: gi.Trace, metric: Any, lightened: list[int], share: float, st
 def draw(figure: Any, summary: Summary) -> None:
     """Tau and relative error against k."""
     axes = figure.subplots(1, 2)
-    epochs = [int(column) for column in summary.columns]
     for index, row in enumerate(summary.rows):
         style = "o-" if row.endswith("h = 1") else "s--"
         color = f"C{int(not row.startswith('ReLU'))}"
-        taus = [summary.mean(TAU, row, column) for column in summary.columns]
-        errors = [summary.median(ERROR, row, column) for column in summary.columns]
-        for one, values in zip(axes, (taus, errors), strict=True):
-            curve = [np.nan if value is None else value for value in values]
-            one.plot(epochs, curve, style, color=color, markersize=4, linewidth=1.3, alpha=0.9, label=row, zorder=index)
+        curves = along(summary, summary.mean, TAU, row), along(summary, summary.median, ERROR, row)
+        for one, curve in zip(axes, curves, strict=True):
+            one.plot(times(summary), curve, style, color=color, alpha=0.9, label=row, zorder=index, **LINE)
     axes[0].set_ylabel("Kendall's tau, mean over seeds")
     axes[1].set_ylabel("relative error, median over seeds")
     axes[1].set_yscale("log")
     for one in axes:
-        one.set_xscale("log")
-        one.set_xticks(epochs, summary.columns)
-        one.minorticks_off()
-        one.set_xlabel("epochs traced back, k")
-        one.grid(alpha=0.25)
+        times_across(one, summary, "epochs traced back, k")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 
 

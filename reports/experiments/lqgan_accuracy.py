@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.experiments.curves import LINE, PRINTED, along, times, times_across
+from reports.provenance import data_digest
 from reports.summary import Summary
 
-__all__ = ["LQGAN_ACCURACY", "PUBLISHED", "data_digest", "finite", "relative_error", "trained"]
+__all__ = ["LQGAN_ACCURACY", "PUBLISHED", "trained"]
 
-TAU, ERROR = "Table V", "Relative error"
+TAU = "Table V"
 REMOVALS_PER_UNIT = 50  # half a seed: what an interruption may cost
 
 PUBLISHED: Settings = {
@@ -75,7 +76,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
     values: Values = {TAU: {}, ERROR: {}}
     for row in rows(settings):
         scores = records["estimates"]["scores"][row]
-        for quantity, measure in ((TAU, _tau), (ERROR, relative_error)):
+        for quantity, measure in ((TAU, tau), (ERROR, relative_error)):
             values[quantity][row] = {
                 column: None if scores[k] is None else measure(np.array(scores[k]), truth[k])
                 for k, column in enumerate(columns(settings))
@@ -194,27 +195,6 @@ def _lists(matrix: Any) -> list[list[float] | None]:
     return [None if row is None else torch.as_tensor(row).tolist() for row in matrix]
 
 
-def data_digest(trace: gi.Trace) -> str:
-    """SHA-256 of the training rows of a game of two players."""
-    assert isinstance(trace.data, Tensor)
-    return hashlib.sha256(trace.data.cpu().numpy().tobytes()).hexdigest()
-
-
-def finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity: a tau of constant scores, say, is nothing measured."""
-    return float(value) if np.isfinite(value) else None
-
-
-def _tau(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    return finite(kendalltau(scores, truth).statistic)
-
-
-def relative_error(scores: np.ndarray, truth: np.ndarray) -> float | None:
-    """``|scores - truth| / |truth|``; ``None`` where that is no number."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return finite(float(np.linalg.norm(scores - truth) / np.linalg.norm(truth)))
-
-
 def _or_less(tau: float | None) -> float:
     return -1.0 if tau is None else tau
 
@@ -226,27 +206,20 @@ def _number(value: float | None, form: str) -> str:
 def _draw_curves(axes: Any, summary: Summary, quantity: str, label: str, published: bool) -> None:
     """One curve an estimator. Bands only for ITD and the longest series, as in the paper: more hide the curves."""
     middle: Callable[..., float | None] = summary.mean if published else summary.median
-    times = [int(column) for column in summary.columns]
+    at = times(summary)
     banded = ("ITD", max((row for row in summary.rows if row[-2].isdigit()), key=len)) if published else ("ITD",)
     for index, row in enumerate(reversed(summary.rows)):
         color = f"C{index}"
-        values = [middle(quantity, row, column) for column in summary.columns]
-        curve = [np.nan if value is None else value for value in values]
-        axes.plot(times, curve, "o-", color=color, label=row, markersize=4, linewidth=1.4)
+        axes.plot(at, along(summary, middle, quantity, row), "o-", color=color, label=row, **LINE)
         if row in banded:
             low, high = zip(*(summary.percentiles(quantity, row, column) for column in summary.columns), strict=True)
-            axes.fill_between(times, low, high, color=color, alpha=0.12)
-        printed = [summary.published_mean(quantity, row, column) for column in summary.columns]
-        if all(value is not None for value in printed):
-            axes.plot(times, printed, "x:", color=color, markersize=5, linewidth=1, alpha=0.8)
+            axes.fill_between(at, low, high, color=color, alpha=0.12)
+        axes.plot(at, along(summary, summary.published_mean, quantity, row), "x:", color=color, **PRINTED)
     if published:
         axes.plot([], [], "x:", color="0.3", label="as printed")
-    axes.set_xscale("log")
-    axes.set_xticks(times, summary.columns, fontsize=7.5)
-    axes.minorticks_off()
-    axes.set_xlabel("training steps T")
+    times_across(axes, summary, "training steps T")
+    axes.tick_params(axis="x", labelsize=7.5)
     axes.set_ylabel(label)
-    axes.grid(alpha=0.25)
 
 
 LQGAN_ACCURACY = Experiment(
@@ -273,13 +246,7 @@ LQGAN_ACCURACY = Experiment(
             decimals=2,
             above=RANDOM_ORDER,
         ),
-        Quantity(
-            ERROR,
-            "Relative error of the influence values, |estimate - truth| / |truth| over the removed rows: median "
-            "over seeds, (10 %) (90 %) percentiles; not in the paper",
-            decimals=None,
-            center="median",
-        ),
+        RELATIVE_ERROR,
     ),
     rows=rows,
     columns=columns,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 import gan_influence as gi
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiments.agreement import tau
 from reports.experiments.lqgan_accuracy import PUBLISHED as TABLE_V
-from reports.experiments.lqgan_accuracy import data_digest, finite, trained
+from reports.experiments.lqgan_accuracy import trained
+from reports.provenance import data_digest
 from reports.summary import Summary, load_published
 
 __all__ = ["LQGAN_INITIALISATION"]
@@ -44,7 +45,7 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str,
         series = gi.aid(trace, metric, terms=settings["terms"], at=settings["stops"])[..., removed].cpu().numpy()
     except gi.ConvergenceError as error:
         return {"overflow": str(error), "data": data_digest(trace)}
-    taus = [[finite(kendalltau(one, right).statistic) for one in at] for at, right in zip(series, truth, strict=True)]
+    taus = [[tau(one, right) for one in at] for at, right in zip(series, truth, strict=True)]
     return {"tau": taus, "data": data_digest(trace)}
 
 
