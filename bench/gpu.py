@@ -34,7 +34,7 @@ def main() -> int:
     runs = arguments.out / "runs"
     python = [sys.executable, "-m"]
     commands = {
-        "tests": [*python, "pytest", "-m", "gpu", "-p", "no:cacheprovider", "tests"],
+        "tests": [*python, "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors", "tests"],
         "bench": [*python, "bench", "--device", "cuda", "--preset", "standard", "--out", str(arguments.out / "bench")],
     }
     for name in arguments.experiments:
@@ -44,6 +44,8 @@ def main() -> int:
         commands[name] = [*python, "reports", name, *options]
     steps: list[dict[str, Any]] = []
     for name, command in commands.items():
+        if name in arguments.skip:
+            continue
         left = deadline - time.time()
         limit = min(left, 60 * arguments.minutes * SHARES.get(name, 1.0))
         steps.append({"step": name, **_run(command, limit, arguments.out / f"{name}.log")})
@@ -95,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"which to run at --preset paper: {', '.join(EXPERIMENTS)} (default: the first)",
     )
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything (default: %(default)s)")
+    parser.add_argument(
+        "--skip", nargs="+", choices=list(SHARES), default=[], help="what an earlier sitting has done already"
+    )
     parser.add_argument("--seeds", type=int, metavar="K", help="how many seeds, instead of the preset's")
     parser.add_argument("--data", metavar="DIR", help="the data folder, as for python -m reports")
     parser.add_argument(

@@ -22,6 +22,7 @@ from torch.nn.utils import vector_to_parameters
 
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
+from gan_influence.devices import repeatable
 from gan_influence.metrics.metric import metric_gradients
 from gan_influence.steps import step_inputs
 
@@ -67,7 +68,8 @@ class PublishedApproach:
         for t in reversed(range(trace.first, trace.steps)):
             inputs = trace.inputs(t)
             weights, latents, _, rows = step_inputs(inputs, trace.weights)
-            product, of_rows = self.adjoint_step(trace.theta(t), -self._lr * u, weights, latents, rows)
+            with repeatable(u.device):
+                product, of_rows = self.adjoint_step(trace.theta(t), -self._lr * u, weights, latents, rows)
             inputs.add_to_rows(scores, -weights * of_rows)
             u = u + product
         return scores
@@ -104,8 +106,9 @@ class PublishedApproach:
         theta = trace.theta(trace.first)
         weights, latents, _, rows = step_inputs(trace.inputs(trace.first), trace.weights)
         c = torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=theta.dtype).to(theta.device)
-        product, of_rows = self.adjoint_step(theta, c, weights, latents, rows)
-        our_product, our_rows = FieldGraph(trace.game, theta, weights, rows, latents).both(c)
+        with repeatable(theta.device):
+            product, of_rows = self.adjoint_step(theta, c, weights, latents, rows)
+            our_product, our_rows = FieldGraph(trace.game, theta, weights, rows, latents).both(c)
         for name, theirs, ours in (
             ("J^T c", product, our_product),
             ("per-row terms", of_rows, our_rows),

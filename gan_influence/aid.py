@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
-from gan_influence.game import Rows, first_rows
+from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
@@ -145,11 +146,11 @@ class _Field:
         end = max(trace.steps - 1, 0)
         first, last = trace.inputs(min(trace.first, end)), trace.inputs(end)
         self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
-        self._of_batch = Recorded(self._product)
+        self._of_batch = trace.recorded.setdefault((trace.game, _product), Recorded(partial(_product, trace.game)))
         self._whole: FieldGraph | None = None
         if last.indices is None:
-            self._whole, self._latents = self._graph(trace.weights, last.latents, last.rows), last.latents
-            self._of_whole = Recorded(self._whole.transpose_product)
+            self._whole = _graph(trace.game, theta, trace.weights, last.latents, last.rows)
+            self._of_whole, self._latents = Recorded(self._whole.transpose_product), last.latents
 
     def transpose_product(self, t: int, cotangent: Float[Tensor, "*stops d"]) -> Float[Tensor, "*stops d"]:
         """``J(theta; batch_t)^T c``."""
@@ -157,7 +158,7 @@ class _Field:
         if self._whole is not None and inputs.indices is None and torch.equal(inputs.latents, self._latents):
             return self._of_whole(cotangent)
         weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
-        return self._of_batch(cotangent, weights, latents, *rows)
+        return self._of_batch(cotangent, self._theta, weights, latents, *rows)
 
     def row_terms(self, cotangents: list[Float[Tensor, "*stops d"]]) -> list[Float[Tensor, "*stops N"]]:
         """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training."""
@@ -169,11 +170,15 @@ class _Field:
         blocks = [row_terms(game, self._theta, cotangents, rows, n) for rows in parts]
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
 
-    def _product(self, cotangent: Tensor, weights: Tensor, latents: Tensor, *rows: Tensor) -> Tensor:
-        return self._graph(weights, latents, as_rows(rows)).transpose_product(cotangent)
 
-    def _graph(self, weights: Tensor, latents: Tensor, rows: Rows) -> FieldGraph:
-        return FieldGraph(self._trace.game, self._theta, weights.repeat(*self._theta.shape[:-1], 1), rows, latents)
+def _product(
+    game: Game, cotangent: Tensor, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, *rows: Tensor
+) -> Float[Tensor, "*stops d"]:
+    return _graph(game, theta, weights, latents, as_rows(rows)).transpose_product(cotangent)
+
+
+def _graph(game: Game, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, rows: Rows) -> FieldGraph:
+    return FieldGraph(game, theta, weights.repeat(*theta.shape[:-1], 1), rows, latents)
 
 
 def _size(inputs: StepInputs) -> int:

@@ -113,7 +113,9 @@ class History:
             DamagedFileError: its file is missing or damaged.
         """
         if self.folder is None or t == self.first:
-            return self._memory[self._place(t)]
+            state = self._memory[self._place(t)]
+            # On a GPU a copy, as training had it: which kernels convolve may depend on where numbers begin in memory.
+            return state if state.device.type == "cpu" else state.clone()
         return self.folder.read(f"state-{t:010d}.pt").to(self._memory)
 
     def holds(self, t: int) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 import torch
 
@@ -10,13 +11,40 @@ __all__ = ["check_device", "repeatable"]
 
 
 def repeatable(device: torch.device) -> AbstractContextManager:
-    """On CUDA: convolutions that repeat themselves bit for bit, in full float32 instead of TF32's ten bits.
+    """On CUDA: convolutions that repeat themselves bit for bit, and with matrix products in full float32, not TF32.
 
-    Everything else here repeats itself as it is, and matrix products are in full float32 by torch's default.
+    Everything else here repeats itself as it is.
+
+    Raises:
+        RuntimeError: the precision was set by one of torch's ``fp32_precision``, beside which this cannot be told.
     """
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    return nullcontext() if device.type != "cuda" else _exact()
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    products = torch.backends.cuda.matmul
+    usual = products.fp32_precision
+    with ExitStack() as stack:
+        if usual == "tf32":
+            products.fp32_precision = "ieee"
+            stack.callback(setattr, products, "fp32_precision", usual)
+        try:
+            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+            stack.enter_context(flags)
+        except RuntimeError as error:
+            raise RuntimeError(_OTHER_PRECISION) from error
+        if torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]
+            with suppress(RuntimeError):  # torch finds the same wrong when it restores its flags
+                stack.close()
+            raise RuntimeError(_OTHER_PRECISION)
+        yield
+
+
+_OTHER_PRECISION = (
+    "influence needs convolutions in full float32, and torch.backends.fp32_precision or one of torch.backends.cudnn's "
+    "is set: leave them at their defaults, or use torch.backends.cudnn.allow_tf32, which is put right where it matters"
+)
 
 
 def check_device(device: torch.device | str) -> torch.device:

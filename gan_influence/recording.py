@@ -204,34 +204,46 @@ def _record(function: Callable[..., Outputs], *tensors: Tensor) -> Callable[...,
 
 
 def _captured(replay: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
-    """On CUDA the replay as one graph of kernels, launched by one call; elsewhere the replay itself.
-
-    A graph works in memory of its own: what it is given is copied there, what it returns is copied from there.
-    """
+    """On CUDA the replay as one graph of kernels, launched by one call; elsewhere the replay itself."""
     if not any(tensor.is_cuda for tensor in tensors):
         return replay
-    inputs = [tensor.clone() for tensor in tensors]
-    graph = torch.cuda.CUDAGraph()
+    try:
+        launch = _Graph(replay, tensors)
+    except RuntimeError as error:
+        _give_up(f"it could not be captured as a CUDA graph: {error}")
+        return replay
     with torch.no_grad():
-        expected = replay(*inputs)  # outside the graph first: libraries set themselves up at their first call
-        torch.cuda.synchronize()
-        try:
-            with torch.cuda.graph(graph):
-                outputs = replay(*inputs)
-        except RuntimeError as error:
-            _give_up(f"it could not be captured as a CUDA graph: {error}")
-            return replay
-
-    def launch(*given: Tensor) -> Any:
-        for own, tensor in zip(inputs, given, strict=True):
-            own.copy_(tensor)
-        graph.replay()
-        return outputs.clone() if isinstance(outputs, Tensor) else tuple(output.clone() for output in outputs)
-
+        expected = replay(*tensors)
     if _bits(launch(*tensors)) != _bits(expected):
         _give_up("as a CUDA graph it differs from itself in some bits")
         return replay
     return launch
+
+
+class _Graph:
+    """The kernels of a replay, launched by one call.
+
+    A graph works at fixed places in memory, and all of them are held here: its own inputs, where what it is given is
+    copied; its outputs, of which copies are returned; and the constants of the replay, which go with the replay.
+    """
+
+    def __init__(self, replay: Callable[..., Any], tensors: tuple[Tensor, ...]):
+        self._replay, self._inputs = replay, [tensor.clone() for tensor in tensors]
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.device(tensors[0].device):
+            replay(*self._inputs)  # outside the graph first: libraries set themselves up at their first call
+            torch.cuda.synchronize()
+            # A stream of this device: the one that torch captures on by itself belongs to the first device it saw.
+            with torch.cuda.graph(self._graph, stream=torch.cuda.Stream()):
+                self._outputs = replay(*self._inputs)
+
+    def __call__(self, *given: Tensor) -> Any:
+        for own, tensor in zip(self._inputs, given, strict=True):
+            own.copy_(tensor)
+        self._graph.replay()
+        if isinstance(self._outputs, Tensor):
+            return self._outputs.clone()
+        return tuple(output.clone() for output in self._outputs)
 
 
 def _trace(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.GraphModule | None:

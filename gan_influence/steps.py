@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence.devices import repeatable
 from gan_influence.game import Game, Rows
 from gan_influence.optim import Phase, Updates
 from gan_influence.recording import Recorded
@@ -122,7 +123,8 @@ def _check_finite(trace: Steppable, before: Tensor, weights: Tensor, steps: list
     replayed = [before]
     for t in steps:
         inputs = step_inputs(trace.inputs(t), weights)
-        replayed.append(step(trace.game, trace.updates, trace.updates.phases(t), replayed[-1], *inputs))
+        with repeatable(after.device):
+            replayed.append(step(trace.game, trace.updates, trace.updates.phases(t), replayed[-1], *inputs))
         if not replayed[-1].isfinite().all():
             break
     else:

@@ -212,7 +212,7 @@ class Trace:
         indices, latents = self.schedule(t)
         device = self.weights.device
         latents = self.weights.new_empty(0) if latents is None else latents.to(device)
-        time = torch.tensor(t, dtype=torch.float64, device=device)
+        time = self.weights.new_full((), t, dtype=torch.float64)
         if indices is None:
             return StepInputs(self.data, latents, None, time)
         if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= self.size:

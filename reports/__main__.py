@@ -120,8 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=(
             "first take over what was done in these folders: other runs' --out, copied from other machines, say. "
-            "Finished units of work are taken where settings, code and kind of device are the same, finished seeds "
-            "also from another device, which the report then names. What is missing after that is run"
+            "Finished units of work are taken where settings, code, packages and kind of device are the "
+            "same, finished seeds also from other packages and devices, which the report then names. What is missing "
+            "after that is run"
         ),
     )
     parser.add_argument("--list", action="store_true", help="list the experiments and stop")

@@ -42,8 +42,9 @@ def ensure_mergeable(folders: Sequence[Path], names: Sequence[str], out: Path) -
 def merge(experiment: Experiment, preset: str, folders: Sequence[Path], out: Path, device: str) -> list[dict[str, Any]]:
     """Copy what is missing in ``out`` of an experiment's units, and return the seeds that are finished elsewhere.
 
-    Units must come from the same settings, code and kind of device, since one seed is made of them; finished seeds may
-    come from another device, and each carries its name. What is damaged or of something else is named and left.
+    Units must come from the same settings, code, packages and kind of device, since one seed is made of them; finished
+    seeds may come from another device and other versions of the packages, and each carries their names. What is
+    damaged or of something else is named and left.
 
     Args:
         experiment, preset: what is run.
@@ -90,7 +91,7 @@ def _copy_units(theirs: Path, ours: Path, units: Sequence[str]) -> int:
     if not theirs.is_dir():
         makers = ", ".join(sorted(path.name for path in theirs.parent.glob("*")))
         if makers:
-            tqdm.write(f"{theirs.parent} has units of other settings, code or kind of device only: {makers}")
+            tqdm.write(f"{theirs.parent} has units of other settings, code, packages or kind of device only: {makers}")
         return 0
     ours.mkdir(parents=True, exist_ok=True)
     unit_files: list[tuple[Path, re.Match[str]]] = []

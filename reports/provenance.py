@@ -21,7 +21,16 @@ from gan_influence import Trace
 
 PACKAGES = ("torch", "numpy", "scipy")
 
-__all__ = ["data_digest", "describe_device", "program", "provenance", "resolve_device", "source_digest"]
+__all__ = [
+    "data_digest",
+    "describe_device",
+    "packages",
+    "packages_digest",
+    "program",
+    "provenance",
+    "resolve_device",
+    "source_digest",
+]
 
 
 def provenance(command: list[str], device: str) -> dict[str, Any]:
@@ -38,21 +47,32 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": describe_device(device),
+        "packages": packages(),
         "commit": _commit(),
     }
 
 
 @cache
 def source_digest() -> str:
-    """A fingerprint of the code and the packages that numbers come from: results of different ones never mix."""
+    """A fingerprint of the code that numbers come from: results of different code never mix."""
     root = Path(__file__).parent.parent
     sources = "gan_influence/**/*.py", "reports/experiments/*.py", "reports/statistics.py"
     files = sorted(file for pattern in sources for file in root.glob(pattern))
     content = hashlib.sha256()
     for file in files:
         content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    content.update(" ".join(version(package) for package in PACKAGES).encode())
     return content.hexdigest()[:12]
+
+
+@cache
+def packages_digest() -> str:
+    """A fingerprint of the packages' versions: all units of one seed come from the same."""
+    return hashlib.sha256(packages().encode()).hexdigest()[:8]
+
+
+def packages() -> str:
+    """The versions of the packages that compute."""
+    return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
 
 
 def data_digest(trace: Trace) -> str:

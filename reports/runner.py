@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from tqdm import tqdm
 
 from gan_influence import DivergenceError
 from reports.experiment import Experiment, Settings, digest
-from reports.provenance import provenance, source_digest
+from reports.provenance import packages_digest, provenance, source_digest
 from reports.store import ForeignResultError, read_json, set_aside, write_json
 from reports.summary import Summary
-from reports.workers import worker_pool
+from reports.workers import worker_count, worker_pool
 
 __all__ = ["FORMAT", "made_by", "result_identity", "run", "runs_in", "unit_identity"]
 
 FORMAT = "gan-influence result 3"
-MACHINE = ("device", "processor")  # of a unit's record and of a run: what they were computed on
+MACHINE = ("device", "processor", "packages")  # of a unit's record and of a run: what they were computed on
 RUN_KEYS = {"seed", "seconds", "data", *MACHINE}
 
 
@@ -91,8 +92,8 @@ def result_identity(experiment: Experiment, settings: Settings) -> dict[str, str
 
 
 def made_by(settings: Settings, device: str) -> str:
-    """The settings, code and kind of device that a unit of work comes from: the name of its folder."""
-    return f"{digest(settings)}-{source_digest()}-{device}"
+    """The settings, code, packages and kind of device that a unit of work comes from: the name of its folder."""
+    return f"{digest(settings)}-{source_digest()}-{packages_digest()}-{device}"
 
 
 def unit_identity(maker: str, seed: int, unit: str) -> dict[str, Any]:
@@ -141,32 +142,49 @@ def _run_seeds(
     device: str,
     machine: dict[str, str],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield ``(seed, run)`` as the units of each seed are completed."""
+    """Yield ``(seed, run)`` as the units of each seed are completed.
+
+    A seed's units wait for what it prepares; the next seeds' preparations wait behind these units, so that a device
+    with one worker finishes a seed before it prepares another.
+    """
     units = list(experiment.units(settings))
-    todo = [(seed, unit) for seed in seeds for unit in units]
-    if not todo:
+    if not seeds or not units:
         return
+    common = folder, device, machine
+    unprepared = deque(seeds)
     records: dict[int, dict[str, Any]] = {seed: {} for seed in seeds}
-    with worker_pool(len(todo), device) as pool, tqdm(total=len(todo), desc=experiment.name, unit="unit") as bar:
-        prepared = {}
-        if experiment.prepare is not None:
-            bar.set_postfix_str("preparing")
-            parts = [pool.submit(_prepared, experiment.name, settings, seed, folder, device) for seed in seeds]
-            prepared = {seed: part.result() for seed, part in zip(seeds, parts, strict=True)}
-        pending = {
-            pool.submit(_unit, experiment.name, settings, seed, unit, folder, device, machine, prepared.get(seed)): (
-                seed,
-                unit,
-            )
-            for seed, unit in todo
-        }
-        for future in as_completed(pending):
-            seed, unit = pending[future]
-            records[seed][unit] = future.result()
-            bar.update()
-            bar.set_postfix_str(f"seed {seed}, {unit}")
-            if len(records[seed]) == len(units):
-                yield seed, _combine(experiment, settings, seed, records.pop(seed))
+    total = len(seeds) * len(units)
+    with worker_pool(total, device) as pool, tqdm(total=total, desc=experiment.name, unit="unit") as bar:
+        pending: dict[Future, tuple[int, str | None]] = {}
+
+        def submit_units(seed: int, prepared: dict[str, Any] | None) -> None:
+            for unit in units:
+                pending[pool.submit(_unit, experiment.name, settings, seed, unit, *common, prepared)] = seed, unit
+
+        def prepare_another() -> None:
+            if unprepared:
+                seed = unprepared.popleft()
+                pending[pool.submit(_prepared, experiment.name, settings, seed, folder, device)] = seed, None
+
+        if experiment.prepare is None:
+            for seed in seeds:
+                submit_units(seed, None)
+        else:
+            for _ in range(worker_count(total, device)):
+                prepare_another()
+        while pending:
+            done = wait(pending, return_when=FIRST_COMPLETED).done
+            for future in [one for one in pending if one in done]:
+                seed, unit = pending.pop(future)
+                bar.set_postfix_str(f"seed {seed}, {unit or 'prepared'}")
+                if unit is None:
+                    submit_units(seed, future.result())
+                    prepare_another()
+                    continue
+                records[seed][unit] = future.result()
+                bar.update()
+                if len(records[seed]) == len(units):
+                    yield seed, _combine(experiment, settings, seed, records.pop(seed))
 
 
 def _combine(experiment: Experiment, settings: Settings, seed: int, records: dict[str, Any]) -> dict[str, Any]:

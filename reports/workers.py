@@ -12,14 +12,18 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["worker_pool"]
+__all__ = ["worker_count", "worker_pool"]
+
+
+def worker_count(tasks: int, device: str = "cpu") -> int:
+    """As many processes as there are cores, or devices, but no more than tasks."""
+    return 1 if device != "cpu" else max(min(len(os.sched_getaffinity(0)), tasks), 1)
 
 
 @contextmanager
 def worker_pool(tasks: int, device: str = "cpu") -> Iterator[ProcessPoolExecutor]:
     """A pool of as many processes as there are cores, tasks or devices; an exception stops it at once."""
-    workers = 1 if device != "cpu" else max(min(len(os.sched_getaffinity(0)), tasks), 1)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (device,))
+    pool = ProcessPoolExecutor(worker_count(tasks, device), multiprocessing.get_context("spawn"), _prepare, (device,))
     try:
         yield pool
     except BaseException:

@@ -248,8 +248,8 @@ def test_combine_measures_accuracy_at_every_stop():
     truth = np.array([[1.0, -2.0, 3.0, -4.0, 5.0, -6.0], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])  # stops, rows
     series = np.stack([np.stack([2 * one, -one]) for one in truth])  # stops, terms, rows
     records = {
-        "aid-0": {"scores": series.tolist()},
-        "aid-1": {"scores": (-3 * series).tolist()},
+        **{f"aid-0-{stop}": {"scores": of_stop.tolist()} for stop, of_stop in zip((3, 6), series, strict=True)},
+        **{f"aid-1-{stop}": {"scores": (-3 * of_stop).tolist()} for stop, of_stop in zip((3, 6), series, strict=True)},
         "float64": {"influence": {"IS": (truth[:, :2] / 1.25).tolist(), "FID": truth[:, :2].tolist()}},
         "itd": {"scores": {"IS": truth.tolist(), "FID": (truth / 2).tolist()}, "accuracy": 0.5},
         "removals-0": {"influence": {"IS": truth[:, :4].tolist(), "FID": truth[:, :4].tolist()}},
@@ -282,9 +282,9 @@ def test_each_reading_of_the_damping_is_run(monkeypatch, tiny_factual):
     seen = []
     monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: tiny_factual())
     monkeypatch.setattr(gi, "aid", lambda *_, damping, **__: seen.append(damping) or torch.zeros(1, 2, 900))
-    for unit in ("aid-0", "aid-1"):
+    for unit in ("aid-0-3", "aid-1-3"):
         dcgan_accuracy.run_unit(settings, 0, unit, "cpu", {})
-    assert seen == pytest.approx([0.1, 0.1, 100.0, 100.0])  # at each of two stops
+    assert seen == pytest.approx([0.1, 100.0])
 
 
 def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_factual):
@@ -298,7 +298,7 @@ def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_fac
 
     monkeypatch.setattr(gi, "aid", overflowing)
     monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: (trace, metrics, removed))
-    scores = dcgan_accuracy.run_unit(TINY_ACCURACY, 0, "aid-0", "cpu", {})["scores"]
+    scores = [dcgan_accuracy.run_unit(TINY_ACCURACY, 0, f"aid-0-{stop}", "cpu", {})["scores"] for stop in (3, 6)]
     lengths = [[one and len(one) for one in of_stop] for of_stop in scores]
     assert lengths == [[6, 6], [6, None]]
     expected = whole(trace, metrics["IS"], terms=2, damping=0.1, at=[6])[0, removed]
@@ -307,8 +307,8 @@ def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_fac
     truth = np.arange(12.0).reshape(2, 6)
     part = {"influence": {"IS": truth.tolist(), "FID": truth.tolist()}}
     records = dict.fromkeys(("float64", "removals-0"), part) | {
-        "aid-0": {"scores": scores},
-        "aid-1": {"scores": np.stack([truth, truth], axis=1).tolist()},
+        **{f"aid-0-{stop}": {"scores": of_stop} for stop, of_stop in zip((3, 6), scores, strict=True)},
+        **{f"aid-1-{stop}": {"scores": [of_stop.tolist()] * 2} for stop, of_stop in zip((3, 6), truth, strict=True)},
         "itd": {"scores": part["influence"], "accuracy": 0.9},
     }
     values = ACCURACY.combine({**TINY_ACCURACY, "per_unit": 6}, records)
@@ -747,8 +747,8 @@ def test_every_figure_is_drawn(tmp_path, ran, experiment):
 class Machine:
     """Where a run happens: what it calls itself, what its fitting gives, and what it has done."""
 
-    def __init__(self, device: str, processor: str, fitted: bytes = b"fitted"):
-        self.names = {"device": device, "processor": processor}
+    def __init__(self, device: str, processor: str, fitted: bytes = b"fitted", packages: str = "torch 1"):
+        self.names = {"device": device, "processor": processor, "packages": packages}
         self.fitted, self.done, self.prepared = fitted, [], []
 
 
@@ -803,6 +803,7 @@ def on(monkeypatch):
             toy = replace(toy, presets={"smoke": Preset(settings, seeds=2, as_published=False)})
         monkeypatch.setitem(EXPERIMENTS, "toy", toy)
         monkeypatch.setattr(runner, "provenance", lambda *_: {"cores": 4, **machine.names})
+        monkeypatch.setattr(runner, "packages_digest", lambda: machine.names["packages"])
         return run(toy, "smoke", seeds, out, kind, ["python"], merge(toy, "smoke", merged, out, kind))
 
     return run_on
@@ -906,6 +907,39 @@ def test_finished_seeds_of_another_device_are_taken_over_and_named(tmp_path, on)
     assert moved["provenance"]["device"] == merged["provenance"]["device"]  # through two merges
 
 
+def test_of_other_packages_seeds_are_taken_over_and_named_and_units_left(tmp_path, on, capsys):
+    ours, theirs = Machine("cpu", HERE), Machine("cpu", HERE, packages="torch 2")
+    on(theirs, tmp_path / "theirs", [1])
+    merged = on(ours, tmp_path / "ours", [0, 1], merged=[tmp_path / "theirs"])
+    assert ours.done == [(0, unit) for unit in "abc"]
+    assert merged["provenance"]["packages"] == "torch 1 (seed 0); torch 2 (seed 1)"
+    interrupted(on, theirs, tmp_path / "begun", [2], units="ab")
+    on(ours, tmp_path / "more", [2], merged=[tmp_path / "begun"])
+    assert ours.done[3:] == [(2, unit) for unit in "abc"]
+    assert "has units of other settings, code, packages or kind of device only" in said(capsys)
+
+
+def test_one_worker_finishes_a_seed_before_it_prepares_another(tmp_path, on, monkeypatch):
+    """Submitted in this order, work is done in it; four workers begin with four preparations."""
+    submitted = []
+    submit = Here.submit
+    monkeypatch.setattr(
+        Here,
+        "submit",
+        lambda self, function, *of: submitted.append((function.__name__, of[2])) or submit(self, function, *of),
+    )
+    for workers, first in ((1, [("_prepared", 0)]), (2, [("_prepared", 0), ("_prepared", 1)])):
+        submitted.clear()
+        monkeypatch.setattr(runner, "worker_count", lambda *_, workers=workers: workers)
+        on(Machine("cpu", HERE), tmp_path / str(workers), [0, 1, 2])
+        of_a_seed = {seed: [("_unit", seed)] * 3 for seed in range(3)}
+        if workers == 1:
+            expected = [*first, *of_a_seed[0], ("_prepared", 1), *of_a_seed[1], ("_prepared", 2), *of_a_seed[2]]
+        else:
+            expected = [*first, *of_a_seed[0], ("_prepared", 2), *of_a_seed[1], *of_a_seed[2]]
+        assert submitted == expected
+
+
 def test_unfinished_units_of_another_device_settings_or_code_are_left(tmp_path, on, capsys):
     ours, theirs = Machine("cpu", HERE), Machine("H100", THERE)
     interrupted(on, theirs, tmp_path / "gpu", [0], kind="cuda", units="ab")
@@ -913,7 +947,7 @@ def test_unfinished_units_of_another_device_settings_or_code_are_left(tmp_path, 
     on(ours, tmp_path / "ours", [0], merged=[tmp_path / "gpu", tmp_path / "other"])
     assert ours.done == [(0, unit) for unit in "abc"]
     message = said(capsys)
-    assert "has units of other settings, code or kind of device only" in message
+    assert "has units of other settings, code, packages or kind of device only" in message
     assert f"{tmp_path / 'other/toy/result.json'} is left: its 'settings_digest' is" in message
 
 

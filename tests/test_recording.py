@@ -1,7 +1,10 @@
 """Replaying a recorded step gives the bits of the step itself."""
 
 import copy
+import gc
 import pickle
+import weakref
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -162,6 +165,24 @@ def test_a_pull_back_alone_leaves_out_what_only_the_value_needs(monkeypatch):
         assert torch.equal(pull_back(cotangent)[0], found)
     codes = [replay[0].__self__.code for replay in recorded._replays.values()]
     assert ["log1p" in code for code in codes] == [False, True]
+
+
+def test_a_cuda_graph_holds_all_memory_that_it_works_in(monkeypatch):
+    """Where the constants of a replay were freed, a graph would read whatever lies there next."""
+    for name in ("CUDAGraph", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    for name in ("graph", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    constant, given = torch.ones(3), torch.zeros(3)
+    module = recording._trace(lambda x: x + constant.exp(), given)
+    constants = [weakref.ref(buffer) for buffer in module.buffers()]
+    graph = recording._Graph(module.forward, (given,))
+    del module
+    gc.collect()
+    assert constants
+    assert all(constant() is not None for constant in constants)
+    assert graph._inputs[0].data_ptr() != given.data_ptr()
 
 
 def test_a_recording_holds_for_one_layout_and_type(monkeypatch):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from gan_influence.checkpoint import DamagedFileError, Folder
 from gan_influence.checks import is_real, is_whole
+from gan_influence.devices import repeatable
 
 __all__ = ["Classifier", "classifier", "fit_classifier", "load_classifier", "save_classifier"]
 
@@ -179,7 +180,7 @@ def fit_classifier(
     random = torch.Generator().manual_seed(int(seed))
     fitted = copy.deepcopy(model).requires_grad_(True)
     optimiser = torch.optim.Adam(fitted.parameters(), lr=lr)
-    with torch.enable_grad():
+    with torch.enable_grad(), repeatable(images.device):
         for epoch in tqdm(range(epochs), desc="classifier", unit="epoch", disable=not progress):
             for rows in torch.randperm(len(images), generator=random).to(images.device).split(batch_size):
                 optimiser.zero_grad()

@@ -123,9 +123,9 @@ def columns(settings: Settings) -> list[str]:
 
 
 def units(settings: Settings) -> list[str]:
-    """AID first, which takes longest, then the truth in float64, then the retrainings in parts."""
-    series = [f"aid-{reading}" for reading in range(len(readings(settings)))]
-    return [*series, "float64", "itd", *(f"removals-{part}" for part in range(number_of_parts(settings)))]
+    """Float64 first, which has a run of its own to train, then AID, which takes longest, then the retrainings."""
+    series = [f"aid-{reading}-{stop}" for reading in range(len(readings(settings))) for stop in settings["stops"]]
+    return ["float64", *series, "itd", *(f"removals-{part}" for part in range(number_of_parts(settings)))]
 
 
 def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +133,9 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     precision = "float64" if task == "float64" else "float32"
     trace, metrics, removed = factual(settings, seed, prepared, device, precision)
     if task == "aid":
-        reading = readings(settings)[int(part[0])]
-        series = [_series(trace, metrics["IS"], reading, stop) for stop in stops]
-        return {"scores": [[None if one is None else one[removed].tolist() for one in of_stop] for of_stop in series]}
+        reading, stop = map(int, part)
+        series = _series(trace, metrics["IS"], readings(settings)[reading], stop)
+        return {"scores": [None if scores is None else scores[removed].tolist() for scores in series]}
     if task == "itd":
         scores_of = {name: gi.itd(trace, metric, at=stops)[:, removed].tolist() for name, metric in metrics.items()}
         return {"scores": scores_of, "data": data_digest(trace), "accuracy": prepared["accuracy"]}
@@ -185,7 +185,7 @@ def _estimates(settings: Settings, records: dict[str, dict[str, Any]]) -> Iterat
     for table, name in ((TAU, "IS"), (TAU_FID, "FID")):
         yield table, "ITD", "", name, np.array(records["itd"]["scores"][name])
     for number, reading in enumerate(readings(settings)):
-        series = records[f"aid-{number}"]["scores"]
+        series = [records[f"aid-{number}-{stop}"]["scores"] for stop in settings["stops"]]
         for k, terms in enumerate(reading.terms):
             scores = [None if of_stop[k] is None else np.array(of_stop[k]) for of_stop in series]
             yield reading.table, aid_row(terms), reading.suffix, "IS", scores
