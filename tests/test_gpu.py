@@ -1,5 +1,7 @@
 """The same numbers on a CUDA device."""
 
+import gc
+
 import pytest
 import torch
 from games import GAMES, EpochBatches, lqgan, relative_error, unrolled_scores
@@ -43,6 +45,18 @@ def test_same_seed_same_bits_past_the_recorded_step(make, cuda):
         return trace.states, gi.itd(trace, problem.metric()), gi.counterfactual(trace, problem.metric(), [[1]])
 
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+def test_captured_steps_keep_their_constants(cuda):
+    """Of AID on full batches, which has hundreds, and of an average's 1 - decay: what else is allocated comes after."""
+    problem = lqgan(rates=(0.02, 0.02), l2=(0.5, 0.5))
+    there, here = (problem.train(100, ema_decay=0.9, device=device) for device in (cuda, "cpu"))
+    gc.collect()
+    clutter = [torch.full((k,), 1e9, dtype=torch.float64, device=cuda) for k in range(1, 200) for _ in range(20)]
+    for score in (gi.itd, lambda *of: gi.aid(*of, terms=200), lambda *of: gi.counterfactual(*of, [[1]])):
+        scores = score(there, problem.metric()).cpu()
+        assert relative_error(scores, score(here, problem.metric())) < 1e-9
+    del clutter
 
 
 def test_modules_and_data_may_already_be_there(cuda):
