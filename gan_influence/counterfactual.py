@@ -158,7 +158,6 @@ def _differences(
     models = [_Model(list(without)) for without in zip(*rows, strict=True)]
     firsts = [_first_differences(trace, of_run, start, stop) for trace, of_run in zip(traces, rows, strict=True)]
     begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)]
-    removals = len(models)
     for of_replica in signs:
         models.append(_Model([[] for _ in traces], of_replica))
         begins.append(start)
@@ -180,7 +179,7 @@ def _differences(
             else:
                 differences[..., part] = _retrain_together(runs, metrics, together, begin, stops, bar)
         except DivergenceError as error:
-            _name_the_model(error, part, removals)
+            _name_the_model(error, part, rows)
             raise
 
     _in_parts(retrain, begins, stop, 1 if alone else size, progress)
@@ -365,11 +364,15 @@ def _retrain_together(
     return differences
 
 
-def _name_the_model(error: DivergenceError, part: list[int], removals: int) -> None:
+def _name_the_model(error: DivergenceError, part: list[int], rows: list[list[list[int]]]) -> None:
     *run, model = error.model or (1,)  # one that was retrained alone has no number
     if model:  # 0 is the factual run
         where, k = f" in run {run[0]}" if run else "", part[model - 1]
-        which = f"retraining without removals[{k}]" if k < removals else f"replica {k - removals} of the factual run"
+        of_run = rows[run[0] if run else 0]
+        which = f"replica {k - len(of_run)} of the factual run"
+        if k < len(of_run):
+            more = ", ..." if len(of_run[k]) > 8 else ""
+            which = f"retraining without removals[{k}] (rows {', '.join(map(str, of_run[k][:8]))}{more})"
         error.args = (f"{which}{where}: {error.args[0]}",)
 
 

@@ -484,7 +484,7 @@ def test_divergence_of_a_retraining_names_its_removal(chunk, large, monkeypatch)
     if large:  # and so, without a chunk, retrained alone
         monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
     problem = balanced()
-    with pytest.raises(gi.DivergenceError, match=r"retraining without removals\[2\]: training diverged at step \d+"):
+    with pytest.raises(gi.DivergenceError, match=r"without removals\[2\] \(rows 0\): training diverged at step \d+"):
         gi.counterfactual(problem.train(60), problem.metric(), [[], [1], [0]], chunk=chunk)
 
 

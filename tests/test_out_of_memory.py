@@ -154,7 +154,7 @@ def test_a_removal_that_diverges_keeps_its_name(monkeypatch):
     problem = lqgan(discriminator=Slope(), data=rows, loss=cubic)
     trace, metric = problem.train(60), problem.metric()
     Memory(monkeypatch, 2)
-    message = r"^retraining without removals\[5\]: training diverged"
+    message = r"^retraining without removals\[5\] \(rows 0\): training diverged"
     with pytest.warns(RuntimeWarning, match="do not fit"), pytest.raises(gi.DivergenceError, match=message):
         gi.counterfactual(trace, metric, [[], [1], [], [0, 1], [], [0], []])
 
