@@ -98,7 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything (default: %(default)s)")
     parser.add_argument(
-        "--skip", nargs="+", choices=list(SHARES), default=[], help="what an earlier sitting has done already"
+        "--skip",
+        action="append",
+        choices=("tests", "bench"),
+        default=[],
+        help="what an earlier sitting has done already; may be given twice",
     )
     parser.add_argument("--seeds", type=int, metavar="K", help="how many seeds, instead of the preset's")
     parser.add_argument("--data", metavar="DIR", help="the data folder, as for python -m reports")

@@ -75,8 +75,8 @@ def aid(
         terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
             the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
             is, as in the paper; GMRES tells what it should have tended to. A product of GMRES takes its whole epoch.
-            A series that damping has brought to an end (eta times its term is zero in the type of the parameters)
-            costs no further products.
+            A series ends early where eta times its term is zero in the type of the parameters, as damping makes it:
+            what is left out is below the smallest number once it is multiplied by eta.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step.
@@ -251,7 +251,7 @@ def _neumann(
 
 
 def _settled(scaled: Float[Tensor, "*stops d"]) -> bool:
-    """Is eta times the term zero at every stop, damped below the smallest number, or not finite? So it stays then."""
+    """Is eta times the term zero at every stop, or not finite? Then no product with J changes the term any more."""
     stops = scaled.reshape(-1, scaled.shape[-1])
     return bool((~stops.any(1) | ~stops.isfinite().all(1)).all())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -14,37 +15,37 @@ def repeatable(device: torch.device) -> AbstractContextManager:
     """On CUDA: convolutions that repeat themselves bit for bit, and with matrix products in full float32, not TF32.
 
     Everything else here repeats itself as it is.
-
-    Raises:
-        RuntimeError: the precision was set by one of torch's ``fp32_precision``, beside which this cannot be told.
     """
     return nullcontext() if device.type != "cuda" else _exact()
 
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    products = torch.backends.cuda.matmul
-    usual = products.fp32_precision
+    cudnn = torch.backends.cudnn
     with ExitStack() as stack:
-        if usual == "tf32":
-            products.fp32_precision = "ieee"
-            stack.callback(setattr, products, "fp32_precision", usual)
-        try:
-            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            stack.enter_context(flags)
-        except RuntimeError as error:
-            raise RuntimeError(_OTHER_PRECISION) from error
-        if torch.backends.cudnn.conv.fp32_precision == "tf32":  # type: ignore[attr-defined]
-            with suppress(RuntimeError):  # torch finds the same wrong when it restores its flags
-                stack.close()
-            raise RuntimeError(_OTHER_PRECISION)
+
+        def put(owner: Any, name: str, value: Any) -> None:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+
+        if _precision_is_told_by_flags():
+            stack.enter_context(cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False))
+        else:
+            put(cudnn, "benchmark", False)
+            put(cudnn, "deterministic", True)
+        for operation in (cudnn.conv, torch.backends.cuda.matmul):  # type: ignore[attr-defined]
+            if operation.fp32_precision == "tf32":
+                put(operation, "fp32_precision", "ieee")
         yield
 
 
-_OTHER_PRECISION = (
-    "influence needs convolutions in full float32, and torch.backends.fp32_precision or one of torch.backends.cudnn's "
-    "is set: leave them at their defaults, or use torch.backends.cudnn.allow_tf32, which is put right where it matters"
-)
+def _precision_is_told_by_flags() -> bool:
+    """Or by torch's newer ``fp32_precision``? They do not mix: reading or restoring the one fails beside the other."""
+    try:
+        torch.backends.cudnn.allow_tf32  # noqa: B018
+    except RuntimeError:
+        return False
+    return {torch.backends.fp32_precision, torch.backends.cudnn.fp32_precision} == {"none"}  # type: ignore[attr-defined]
 
 
 def check_device(device: torch.device | str) -> torch.device:

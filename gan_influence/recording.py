@@ -132,7 +132,7 @@ class RecordedLinearisation:
 
 def _signature(tensors: tuple[Tensor, ...]) -> tuple:
     """What a recording holds for: operations, and the order of their sums, depend on layout and data type too."""
-    return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
 
 
 def _repeatably(pull_back: PullBack, cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -209,12 +209,15 @@ def _captured(replay: Callable[..., Outputs], *tensors: Tensor) -> Callable[...,
         return replay
     try:
         launch = _Graph(replay, tensors)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         _give_up(f"it could not be captured as a CUDA graph: {error}")
         return replay
+    launched = _bits(launch(*tensors))  # it leaves its arguments as they are, and the replay may not
     with torch.no_grad():
-        expected = replay(*tensors)
-    if _bits(launch(*tensors)) != _bits(expected):
+        expected = _bits(replay(*tensors))
+    if launched != expected:
         _give_up("as a CUDA graph it differs from itself in some bits")
         return replay
     return launch

@@ -93,7 +93,7 @@ class Trace:
         weights: ``(N,)``, each row's weight: 1, or 0 where it was removed.
         history: the states, ``(rows, d)`` each: the parameters, the optimisers' buffers, the average.
         keep_graphs: see :class:`gan_influence.Checkpoint`.
-        recorded: steps of this game as they were recorded, shared with its retrainings.
+        recorded: what was recorded of this game, steps, sweeps and products, shared with its retrainings.
     """
 
     game: Game

@@ -75,7 +75,7 @@ def _is_of_an_experiment(folder: Path) -> bool:
 
 
 def _finished_seeds(path: Path, identity: dict[str, str]) -> dict[int, dict[str, Any]]:
-    """The result's runs, each with the device and the processor that it was computed on."""
+    """The result's runs, each with the device, the processor and the packages that it was computed on."""
     if not path.exists():
         return {}
     try:

@@ -55,6 +55,7 @@ def run(
     missing = [seed for seed in wanted if seed not in runs]
     record, begun = provenance(command, device), time.time()
     machine = {key: record[key] for key in MACHINE}
+    record["versions"] = {name: record["versions"][name] for name in ("python", "gan-influence")}
 
     def result() -> dict[str, Any]:
         kept = [runs[seed] for seed in sorted(runs)]
@@ -144,8 +145,8 @@ def _run_seeds(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(seed, run)`` as the units of each seed are completed.
 
-    A seed's units wait for what it prepares; the next seeds' preparations wait behind these units, so that a device
-    with one worker finishes a seed before it prepares another.
+    A seed's units wait for what it prepares. As many preparations as there are workers come first, each other one waits
+    behind the units of a seed before it: a device with one worker finishes a seed before it prepares another.
     """
     units = list(experiment.units(settings))
     if not seeds or not units:
@@ -170,6 +171,7 @@ def _run_seeds(
             for seed in seeds:
                 submit_units(seed, None)
         else:
+            bar.set_postfix_str("preparing")
             for _ in range(worker_count(total, device)):
                 prepare_another()
         while pending:

@@ -11,6 +11,7 @@ from games import costs, lqgan, mlp, normal
 from torch import nn
 
 import gan_influence as gi
+from gan_influence.counterfactual import counterfactuals
 from gan_influence.losses import RowLoss
 
 
@@ -486,6 +487,13 @@ def test_divergence_of_a_retraining_names_its_removal(chunk, large, monkeypatch)
     problem = balanced()
     with pytest.raises(gi.DivergenceError, match=r"without removals\[2\] \(rows 0\): training diverged at step \d+"):
         gi.counterfactual(problem.train(60), problem.metric(), [[], [1], [0]], chunk=chunk)
+
+
+def test_divergence_of_one_of_several_runs_names_the_run_and_its_rows():
+    problem = balanced()
+    traces, metrics = [problem.train(60) for _ in range(2)], [problem.metric()] * 2
+    with pytest.raises(gi.DivergenceError, match=r"^retraining without removals\[0\] \(rows 0\) in run 1: training"):
+        counterfactuals(traces, metrics, [[[1], []], [[0], [1]]])
 
 
 def test_divergence_of_the_generator_names_it():

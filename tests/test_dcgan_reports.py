@@ -51,8 +51,9 @@ TINY_ACCURACY = {
     "steps": 6,
     "stops": [3, 6],
     "terms": [2, 4],
-    "terms_inside": [2, 4],
+    "terms_inside": [2],
 }
+ALL_TERMS = {**TINY_ACCURACY, "terms_inside": TINY_ACCURACY["terms"]}
 TINY_TRACEBACK = {**dcgan_traceback.SMOKE, **TINY_DATA, "steps": 6, "trace_back": [1, 3]}
 UNTRAINED = {**TINY_TRACEBACK, "classifier_epochs": 1, "validation_rows": 100}
 
@@ -255,8 +256,8 @@ def test_combine_measures_accuracy_at_every_stop():
         "removals-0": {"influence": {"IS": truth[:, :4].tolist(), "FID": truth[:, :4].tolist()}},
         "removals-1": {"influence": {"IS": truth[:, 4:].tolist(), "FID": truth[:, 4:].tolist()}},
     }
-    assert set(records) == set(ACCURACY.units(TINY_ACCURACY))
-    values = ACCURACY.combine(TINY_ACCURACY, records)
+    assert set(records) == set(ACCURACY.units(ALL_TERMS))
+    values = ACCURACY.combine(ALL_TERMS, records)
     both = lambda value: pytest.approx({"3": value, "6": value})  # noqa: E731
     assert values["Table VI"] == {"AID (M=2)": both(1), "AID (M=4)": both(-1), "ITD": both(1)}
     assert values[dcgan_accuracy.TAU_PER_TERM] == {"AID (M=2)": both(-1), "AID (M=4)": both(1)}
@@ -281,10 +282,15 @@ def test_each_reading_of_the_damping_is_run(monkeypatch, tiny_factual):
     settings = {**TINY_ACCURACY, "lr": 1e-3}
     seen = []
     monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: tiny_factual())
-    monkeypatch.setattr(gi, "aid", lambda *_, damping, **__: seen.append(damping) or torch.zeros(1, 2, 900))
-    for unit in ("aid-0-3", "aid-1-3"):
+
+    def aid(trace, metric, terms, damping, at):
+        seen.append((damping, terms, at))
+        return torch.zeros(1, len(terms), trace.size)
+
+    monkeypatch.setattr(gi, "aid", aid)
+    for unit in ("aid-0-3", "aid-1-6"):
         dcgan_accuracy.run_unit(settings, 0, unit, "cpu", {})
-    assert seen == pytest.approx([0.1, 100.0])
+    assert seen == [(0.1, [2], [3]), (pytest.approx(100), [2, 4], [6])]
 
 
 def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_factual):
@@ -298,7 +304,7 @@ def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_fac
 
     monkeypatch.setattr(gi, "aid", overflowing)
     monkeypatch.setattr(dcgan_accuracy, "factual", lambda *_: (trace, metrics, removed))
-    scores = [dcgan_accuracy.run_unit(TINY_ACCURACY, 0, f"aid-0-{stop}", "cpu", {})["scores"] for stop in (3, 6)]
+    scores = [dcgan_accuracy.run_unit(ALL_TERMS, 0, f"aid-0-{stop}", "cpu", {})["scores"] for stop in (3, 6)]
     lengths = [[one and len(one) for one in of_stop] for of_stop in scores]
     assert lengths == [[6, 6], [6, None]]
     expected = whole(trace, metrics["IS"], terms=2, damping=0.1, at=[6])[0, removed]
@@ -311,14 +317,14 @@ def test_a_series_that_overflows_loses_its_last_terms_only(monkeypatch, tiny_fac
         **{f"aid-1-{stop}": {"scores": [of_stop.tolist()] * 2} for stop, of_stop in zip((3, 6), truth, strict=True)},
         "itd": {"scores": part["influence"], "accuracy": 0.9},
     }
-    values = ACCURACY.combine({**TINY_ACCURACY, "per_unit": 6}, records)
+    values = ACCURACY.combine({**ALL_TERMS, "per_unit": 6}, records)
     both = "AID (M=4), IS"
     lost = [values["Table VI"]["AID (M=4)"]["6"], *(values[table][both]["6"] for table in ("Slope", ERROR))]
     assert lost == [None, None, None]
     assert values["Table VI"]["AID (M=4)"]["3"] is not None
     assert values["Table VI"]["AID (M=2)"]["6"] is not None
     run_of = {"seed": 0, "seconds": 1.0, "data": None, "values": values}
-    settings = {**TINY_ACCURACY, "per_unit": 6}
+    settings = {**ALL_TERMS, "per_unit": 6}
     summary = Summary(at(ACCURACY, settings), result_of(at(ACCURACY, settings), "smoke", [run_of]))
     assert any("gives no scores at M = 4, T = 6: 1 of 1 seeds." in found for found in ACCURACY.findings(summary))
 
@@ -352,7 +358,9 @@ def test_a_run_fills_every_cell(ran, experiment):
         for column in summary.columns_of(quantity)
     ]
     assert [(cell["table"], cell["row"], cell["column"]) for cell in result["cells"]] == expected
-    assert all(np.isfinite(cell["measured"]) for cell in result["cells"])
+    left_out = [cell for cell in result["cells"] if (cell["table"], cell["row"]) == ("Table VI", "AID (M=4)")]
+    assert [cell["measured"] for cell in left_out] == [None, None][: len(left_out)]
+    assert all(np.isfinite(cell["measured"]) for cell in result["cells"] if cell not in left_out)
     assert all(cell["verdict"] in (None, "not comparable") for cell in result["cells"])
     itd = [c["measured"] for c in result["cells"] if c["table"] == ERROR and not c["row"].startswith("AID")]
     floors = [c["measured"] for c in result["cells"] if c["table"] == dcgan.FLOOR]

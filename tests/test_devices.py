@@ -1,61 +1,54 @@
 """What a CUDA device is made to do. These settings are torch's own and there without such a device too."""
 
+import json
 import subprocess
 import sys
 
 import pytest
-import torch
 
+SETTINGS = {
+    "defaults": "",
+    "products in TF32": 'torch.set_float32_matmul_precision("high")',
+    "no TF32": "backends.cudnn.allow_tf32 = False",
+    "all in TF32": 'backends.fp32_precision = "tf32"',
+    "cuDNN in TF32": 'backends.cudnn.fp32_precision = "tf32"',
+    "convolutions in full": 'backends.cudnn.conv.fp32_precision = "ieee"',
+    "benchmarks": "backends.cudnn.benchmark = True",
+}
+PROGRAM = """
+import json, torch
 from gan_influence.devices import repeatable
-
-GPU = torch.device("cuda")
 backends = torch.backends
+{setting}
 
-
-def precisions():
-    return backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision, torch.get_float32_matmul_precision()
-
-
-@pytest.mark.parametrize("wanted", ["highest", "high"])
-def test_convolutions_and_products_are_in_full_float32_and_repeat_themselves(wanted):
-    torch.set_float32_matmul_precision(wanted)
+def shown():
     try:
-        before = precisions(), backends.cudnn.deterministic, backends.cudnn.benchmark
-        with repeatable(GPU):
-            assert "tf32" not in precisions()
-            assert not backends.cudnn.allow_tf32
-            assert backends.cudnn.deterministic
-            assert not backends.cudnn.benchmark
-        assert (precisions(), backends.cudnn.deterministic, backends.cudnn.benchmark) == before
-    finally:
-        torch.set_float32_matmul_precision("highest")
+        flag = backends.cudnn.allow_tf32
+    except RuntimeError:
+        flag = "mixed"
+    precisions = backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision
+    return precisions, backends.cudnn.deterministic, backends.cudnn.benchmark, flag
 
-
-def test_nothing_is_changed_for_a_cpu():
-    torch.set_float32_matmul_precision("high")
-    try:
-        before = precisions()
-        with repeatable(torch.device("cpu")):
-            assert precisions() == before
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-REFUSED = """
-import torch
-from gan_influence.devices import repeatable
-torch.backends.{owner}fp32_precision = "{precision}"
+before = shown()
+with repeatable(torch.device("cpu")):
+    on_a_cpu = shown()
+with repeatable(torch.device("cuda")):
+    inside = shown()
 try:
     with repeatable(torch.device("cuda")):
-        print("passed")
-except RuntimeError as error:
-    print(error)
+        raise ValueError
+except ValueError:
+    pass
+print(json.dumps([before, on_a_cpu, inside, shown()]))
 """
 
 
-@pytest.mark.parametrize(("owner", "precision"), [("", "tf32"), ("cudnn.conv.", "ieee")])
-def test_a_precision_that_cannot_be_put_right_is_refused(owner, precision):
-    """In a process of its own: torch does not forget these."""
-    code = REFUSED.format(owner=owner, precision=precision)
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "leave them at their defaults" in said
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_full_float32_that_repeats_itself_whatever_is_set(setting):
+    """In a process of its own: these settings are the process's."""
+    program = PROGRAM.format(setting=setting)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, on_a_cpu, inside, after = json.loads(ran.stdout)
+    assert "tf32" not in inside[0]
+    assert inside[1:3] == [True, False]
+    assert before == on_a_cpu == after

@@ -188,7 +188,8 @@ def fit_classifier(
                 optimiser.step()
             _check_finite(fitted, epoch, lr)
     fitted.requires_grad_(False)
-    fitted.accuracy = _accuracy(fitted, *held_out)
+    with repeatable(images.device):
+        fitted.accuracy = _accuracy(fitted, *held_out)
     return fitted
 
 

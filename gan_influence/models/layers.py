@@ -115,7 +115,7 @@ def _channels_last(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]
 
 
 def _channels_first(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Also by their strides: torch's tensors without values, which steps are recorded by, may differ in open ones."""
+    """Also by their strides: the fake tensors that steps are recorded with may report others where a size is 1."""
     images = images.contiguous()
     _, channels, height, width = images.shape
     return images.as_strided(images.shape, (channels * height * width, height * width, width, 1))

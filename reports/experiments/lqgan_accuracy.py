@@ -214,7 +214,9 @@ def _draw_curves(axes: Any, summary: Summary, quantity: str, label: str, publish
         if row in banded:
             low, high = zip(*(summary.percentiles(quantity, row, column) for column in summary.columns), strict=True)
             axes.fill_between(at, low, high, color=color, alpha=0.12)
-        axes.plot(at, along(summary, summary.published_mean, quantity, row), "x:", color=color, **PRINTED)
+        printed = along(summary, summary.published_mean, quantity, row)
+        if not np.isnan(printed).any():
+            axes.plot(at, printed, "x:", color=color, **PRINTED)
     if published:
         axes.plot([], [], "x:", color="0.3", label="as printed")
     times_across(axes, summary, "training steps T")
