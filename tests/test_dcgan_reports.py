@@ -667,6 +667,16 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
     assert "the printed taus by up to 0.02 (T = 100). In how little tau depends on M the second reading is" in by_terms
 
 
+def test_a_mean_that_says_little_is_told_seed_by_seed():
+    summary = Summary.__new__(Summary)
+    summary.columns = ["100", "500"]
+    summary.runs = [{"values": {"Table VI": {"ITD": {"100": 0.9, "500": tau}}}} for tau in (0.95, 0.5, None)]
+    said = dcgan_accuracy._scattered(summary, "Table VI")
+    assert said == " Seeds differ, with taus of 0.950, 0.500 at T = 500."
+    summary.columns = ["100"]
+    assert not dcgan_accuracy._scattered(summary, "Table VI")
+
+
 def test_an_overflow_leaves_the_dependence_on_terms_to_the_other_columns():
     settings = ACCURACY.presets["standard"].settings
     runs = []
@@ -810,7 +820,8 @@ def on(monkeypatch):
         if settings is not None:
             toy = replace(toy, presets={"smoke": Preset(settings, seeds=2, as_published=False)})
         monkeypatch.setitem(EXPERIMENTS, "toy", toy)
-        monkeypatch.setattr(runner, "provenance", lambda *_: {"cores": 4, **machine.names})
+        versions = {"python": "3", "gan-influence": "0", "torch": "of this machine"}
+        monkeypatch.setattr(runner, "provenance", lambda *_: {"cores": 4, "versions": versions, **machine.names})
         monkeypatch.setattr(runner, "packages_digest", lambda: machine.names["packages"])
         return run(toy, "smoke", seeds, out, kind, ["python"], merge(toy, "smoke", merged, out, kind))
 
@@ -921,6 +932,9 @@ def test_of_other_packages_seeds_are_taken_over_and_named_and_units_left(tmp_pat
     merged = on(ours, tmp_path / "ours", [0, 1], merged=[tmp_path / "theirs"])
     assert ours.done == [(0, unit) for unit in "abc"]
     assert merged["provenance"]["packages"] == "torch 1 (seed 0); torch 2 (seed 1)"
+    alone = on(ours, tmp_path / "alone", [], merged=[tmp_path / "theirs"])
+    assert alone["provenance"]["packages"] == "torch 2"
+    assert "torch" not in alone["provenance"]["versions"]  # which here are of another
     interrupted(on, theirs, tmp_path / "begun", [2], units="ab")
     on(ours, tmp_path / "more", [2], merged=[tmp_path / "begun"])
     assert ours.done[3:] == [(2, unit) for unit in "abc"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -235,7 +235,7 @@ def findings(summary: Summary) -> list[str]:
             continue
         found.append(
             f"ITD on {name}: mean tau {_listed(taus)} at T = {', '.join(summary.columns)}; the slope of the truth on "
-            f"the estimate is {_listed(slopes)}."
+            f"the estimate is {_listed(slopes)}.{_scattered(summary, quantity)}"
         )
     found += [*_overflows(summary), *_dependence_on_terms(summary)]
     found += rounding(summary)
@@ -247,6 +247,13 @@ def findings(summary: Summary) -> list[str]:
             "rounding in float32 can explain."
         )
     return found
+
+
+def _scattered(summary: Summary, quantity: str) -> str:
+    """ITD's tau seed by seed, where a mean says little."""
+    by_seed = {column: summary.values(quantity, "ITD", column) for column in summary.columns}
+    lines = [f"{_listed(taus)} at T = {column}" for column, taus in by_seed.items() if taus and np.ptp(taus) > 0.2]
+    return f" Seeds differ, with taus of {'; '.join(lines)}." if lines else ""
 
 
 def _overflows(summary: Summary) -> list[str]:
@@ -302,7 +309,7 @@ def _dependence_on_terms(summary: Summary) -> list[str]:
     ]
 
 
-def _listed(values: list[float | None]) -> str:
+def _listed(values: Sequence[float | None]) -> str:
     return ", ".join("-" if value is None else f"{value:.3f}" for value in values)
 
 
