@@ -282,9 +282,9 @@ def above_published(summary: Summary, table: str, row: str) -> str:
 
 
 def draw_errors(axes: Any, summary: Summary, rows: dict[str, str]) -> None:
-    """The error of ITD's values, ``rows[metric]``, and how much of it is rounding in the truth."""
+    """The error of ITD's values, ``rows[metric]``, and how much of it is rounding in the truth, as in their tables."""
     for index, (name, row) in enumerate(rows.items()):
-        errors, floors = along(summary, summary.mean, ERROR, row), along(summary, summary.mean, FLOOR, name)
+        errors, floors = along(summary, summary.median, ERROR, row), along(summary, summary.mean, FLOOR, name)
         axes.plot(times(summary), errors, "o-", color=f"C{index}", label=f"ITD's error, {name}", **LINE)
         axes.plot(times(summary), floors, "s--", color=f"C{index}", label=f"rounding of the truth, {name}", **LINE)
     axes.set_yscale("log")

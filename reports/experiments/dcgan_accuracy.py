@@ -383,8 +383,8 @@ DCGAN_ACCURACY = Experiment(
         Drawing(
             "figure",
             "Left: as Fig. 1(b); solid ours, dashed ours with AID damped per term, dotted crosses as printed, 10 % to "
-            "90 % range over seeds for ITD on IS. Right: the relative error of ITD's values, and how much of it is "
-            "rounding in the truth.",
+            "90 % range over seeds for ITD on IS. Right: the relative error of ITD's values (median over seeds), "
+            "and how much of it is rounding in the truth (mean).",
             draw,
         ),
     ),
