@@ -229,7 +229,8 @@ DCGAN_TRACEBACK = Experiment(
         ),
         Drawing(
             "errors",
-            "The relative error of ITD's values (median over seeds), and how much of it is rounding in the truth (mean).",
+            "The relative error of ITD's values (median over seeds), and how much of it is rounding in the truth "
+            "(mean).",
             draw_errors_and_rounding,
             size=(5, 4.4),
         ),
