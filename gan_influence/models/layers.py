@@ -52,6 +52,8 @@ class Deconvolution(nn.ConvTranspose2d):
 
 
 def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
+    if x.ndim != 4:
+        raise ValueError(f"images must be (n, channels, height, width), got shape {tuple(x.shape)}")
     if _is_pixelwise(w, geometry):
         y = _pixels(x) @ w.flatten(1).T
         return _images(y if b is None else y + b, x.shape)
@@ -109,16 +111,18 @@ def _laid_out(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
 
 def _channels_last(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Also by their strides, from which torch tells the layout and which a dimension of size 1 leaves open."""
-    images = images.contiguous(memory_format=torch.channels_last)
     _, channels, height, width = images.shape
-    return images.as_strided(images.shape, (height * width * channels, 1, width * channels, channels))
+    strides = height * width * channels, 1, width * channels, channels
+    if images.stride() == strides:
+        return images
+    return images.contiguous(memory_format=torch.channels_last).as_strided(images.shape, strides)
 
 
 def _channels_first(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Also by their strides: the fake tensors that steps are recorded with may report others where a size is 1."""
-    images = images.contiguous()
     _, channels, height, width = images.shape
-    return images.as_strided(images.shape, (channels * height * width, height * width, width, 1))
+    strides = channels * height * width, height * width, width, 1
+    return images if images.stride() == strides else images.contiguous().as_strided(images.shape, strides)
 
 
 def _pixels(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n_h_w c"]:
@@ -378,21 +382,25 @@ class _PulledBack(torch.autograd.Function):
         flat_g, flat_x, flat_h = (one.flatten(2) for one in (g, x, h))  # (n, channels, pixels)
         sum_g, sum_h = flat_g.sum(2), flat_h.sum(2)  # (n, channels), as all sums over pixels
         g_h = torch.linalg.vecdot(flat_g, flat_h)
-        g_x = r * (torch.linalg.vecdot(flat_g, flat_x) - mean * sum_g)
-        h_x = r * (torch.linalg.vecdot(flat_h, flat_x) - mean * sum_h)
+        g_x = r * torch.addcmul(torch.linalg.vecdot(flat_g, flat_x), mean, sum_g, value=-1)
+        h_x = r * torch.addcmul(torch.linalg.vecdot(flat_h, flat_x), mean, sum_h, value=-1)
 
         def over_image(sums: Tensor) -> Tensor:
             return sums.sum(1, keepdim=True) / size
 
         h_mean, g_mean = over_image(sum_h), over_image(w * sum_g)
-        a, b, c = over_image(w * g_h) - g_mean * h_mean, over_image(w * g_x), over_image(h_x)
-        in_x = -r * r * (a - 3 * b * c) - r * over_image(p * g_x)  # of x^
-        in_g, in_h = r * p - r * r * c * w, -r * r * b
-        rest = r * r * (c * g_mean + b * h_mean) - r * over_image(p * sum_g)
-        of_x = _combined(rest - in_x * r * mean, (in_x * r, x), (in_g, g), (in_h, h))
-        g_in_x = p - w * r * c  # of x^
-        of_g = _combined(q - w * r * h_mean - g_in_x * r * mean, (w * r, h), (g_in_x * r, x))
-        of_w = (r * (g_h - h_mean * sum_g - c * g_x)).sum(0)
+        a = torch.addcmul(over_image(w * g_h), g_mean, h_mean, value=-1)
+        b, c = over_image(w * g_x), over_image(h_x)
+        w_r, r_r = w * r, r * r
+        c_r = c * r
+        x_r = r_r * (over_image(p * g_x) + r * torch.addcmul(a, b, c, value=-3))  # less r times what is of x^
+        in_g, in_h = torch.addcmul(r * p, w_r, c_r, value=-1), -r_r * b
+        rest = torch.addcmul(c * g_mean, b, h_mean) * r_r - r * over_image(p * sum_g)
+        of_x = _combined(torch.addcmul(rest, x_r, mean), (-x_r, x), (in_g, g), (in_h, h))
+        g_r = r * torch.addcmul(p, w, c_r, value=-1)  # r times what is of x^
+        constant = torch.addcmul(torch.addcmul(q, w_r, h_mean, value=-1), g_r, mean, value=-1)
+        of_g = _combined(constant, (w_r, h), (g_r, x))
+        of_w = (r * (g_h - torch.addcmul(h_mean * sum_g, c, g_x))).sum(0)
         return of_g, of_x, of_w, None, None, None
 
     @staticmethod
