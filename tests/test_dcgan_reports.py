@@ -669,10 +669,12 @@ def test_findings_of_accuracy_name_printed_values_below_ours():
 
 def test_a_mean_that_says_little_is_told_seed_by_seed():
     summary = Summary.__new__(Summary)
-    summary.columns = ["100", "500"]
+    summary.columns, summary.comparable = ["100", "500"], False
     summary.runs = [{"values": {"Table VI": {"ITD": {"100": 0.9, "500": tau}}}} for tau in (0.95, 0.5, None)]
     said = dcgan_accuracy._scattered(summary, "Table VI")
     assert said == " Seeds differ, with taus of 0.950, 0.500 at T = 500."
+    summary.comparable = True
+    assert "the paper leaves out two of ten seeds" in dcgan_accuracy._scattered(summary, "Table VI")
     summary.columns = ["100"]
     assert not dcgan_accuracy._scattered(summary, "Table VI")
 

@@ -315,7 +315,7 @@ def test_third_derivatives_equal_those_of_torchs_layer(pair):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_images_that_do_not_fit_are_refused(pair, dtype):
     layer = pair()[0].to(dtype)
-    with pytest.raises(RuntimeError, match="channels|cannot be multiplied"):
+    with pytest.raises(RuntimeError, match=r"channels|cannot be multiplied"):
         layer(torch.zeros(3, 5, 6, 9, dtype=dtype))
     for shape in ((6, 9), (0, 6), (2, 6, 9)):
         with pytest.raises(ValueError, match=re.escape(f"(n, channels, height, width), got shape {shape}")):

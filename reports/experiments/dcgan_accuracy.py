@@ -253,7 +253,14 @@ def _scattered(summary: Summary, quantity: str) -> str:
     """ITD's tau seed by seed, where a mean says little."""
     by_seed = {column: summary.values(quantity, "ITD", column) for column in summary.columns}
     lines = [f"{_listed(taus)} at T = {column}" for column, taus in by_seed.items() if taus and np.ptp(taus) > 0.2]
-    return f" Seeds differ, with taus of {'; '.join(lines)}." if lines else ""
+    if not lines:
+        return ""
+    said = f" Seeds differ, with taus of {'; '.join(lines)}"
+    if not summary.comparable:
+        return f"{said}."
+    return (
+        f"{said}; the paper leaves out two of ten seeds, whose training did not converge (VI-B1), and here all count."
+    )
 
 
 def _overflows(summary: Summary) -> list[str]:
