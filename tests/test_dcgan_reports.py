@@ -944,7 +944,7 @@ def test_of_other_packages_seeds_are_taken_over_and_named_and_units_left(tmp_pat
 
 
 def test_one_worker_finishes_a_seed_before_it_prepares_another(tmp_path, on, monkeypatch):
-    """Submitted in this order, work is done in it; four workers begin with four preparations."""
+    """Work is done in the order in which it is submitted; two workers begin with two preparations."""
     submitted = []
     submit = Here.submit
     monkeypatch.setattr(
@@ -952,15 +952,15 @@ def test_one_worker_finishes_a_seed_before_it_prepares_another(tmp_path, on, mon
         "submit",
         lambda self, function, *of: submitted.append((function.__name__, of[2])) or submit(self, function, *of),
     )
-    for workers, first in ((1, [("_prepared", 0)]), (2, [("_prepared", 0), ("_prepared", 1)])):
+    prepared, of_a_seed = [("_prepared", seed) for seed in range(3)], [[("_unit", seed)] * 3 for seed in range(3)]
+    orders = {
+        1: [prepared[0], *of_a_seed[0], prepared[1], *of_a_seed[1], prepared[2], *of_a_seed[2]],
+        2: [*prepared[:2], *of_a_seed[0], prepared[2], *of_a_seed[1], *of_a_seed[2]],
+    }
+    for workers, expected in orders.items():
         submitted.clear()
         monkeypatch.setattr(runner, "worker_count", lambda *_, workers=workers: workers)
         on(Machine("cpu", HERE), tmp_path / str(workers), [0, 1, 2])
-        of_a_seed = {seed: [("_unit", seed)] * 3 for seed in range(3)}
-        if workers == 1:
-            expected = [*first, *of_a_seed[0], ("_prepared", 1), *of_a_seed[1], ("_prepared", 2), *of_a_seed[2]]
-        else:
-            expected = [*first, *of_a_seed[0], ("_prepared", 2), *of_a_seed[1], *of_a_seed[2]]
         assert submitted == expected
 
 

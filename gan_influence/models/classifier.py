@@ -187,8 +187,7 @@ def fit_classifier(
                 _loss(fitted, images[rows], labels[rows], l2).backward()
                 optimiser.step()
             _check_finite(fitted, epoch, lr)
-    fitted.requires_grad_(False)
-    with repeatable(images.device):
+        fitted.requires_grad_(False)
         fitted.accuracy = _accuracy(fitted, *held_out)
     return fitted
 
