@@ -39,6 +39,6 @@ def times_across(axes: Any, summary: Summary, label: str) -> None:
     """The columns along a logarithmic axis."""
     axes.set_xscale("log")
     axes.set_xticks(times(summary), summary.columns)
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
     axes.set_xlabel(label)
     axes.grid(alpha=0.25)
