@@ -77,13 +77,6 @@ class History:
         self._memory = start.new_empty(times, *start.shape)
         self._memory[0] = start
 
-    @classmethod
-    def of(cls, states: Float[Tensor, "times rows d"], first: int) -> History:
-        """A history that keeps these states, one a step."""
-        history = cls(states[0], first, first + len(states) - 1, 1)
-        history._memory = states
-        return history
-
     @property
     def states(self) -> Float[Tensor, "times rows d"] | None:
         """All states, where all are in memory."""
@@ -113,9 +106,7 @@ class History:
             DamagedFileError: its file is missing or damaged.
         """
         if self.folder is None or t == self.first:
-            state = self._memory[self._place(t)]
-            # On a GPU a copy, as training had it: which kernels convolve may depend on where numbers begin in memory.
-            return state if state.device.type == "cpu" else state.clone()
+            return self._memory[self._place(t)]
         return self.folder.read(f"state-{t:010d}.pt").to(self._memory)
 
     def holds(self, t: int) -> bool:

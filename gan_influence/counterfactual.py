@@ -323,7 +323,7 @@ def _retrain_alone(
     bar: tqdm,
 ) -> Float[Tensor, "metrics stops"]:
     """One retraining, step for step as the factual run was trained; ``factual``: its metrics at the stops."""
-    weights, state = trace.weights.clone(), trace.state(start).clone()
+    weights, state = trace.weights.clone(), trace.state(start)
     weights[model.without[0]] = 0
     _perturb(state[0], model)
     differences = torch.zeros(len(metrics), len(stops), dtype=torch.float64)

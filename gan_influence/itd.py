@@ -132,6 +132,7 @@ class _Sweep:
             state, pull_back = self._linearise(t, state, tensors, shape)
             passed.append((t, inputs, pull_back))
         self.trace.check_replay(end, state)
+        del state
         while passed:
             yield passed.pop()
 

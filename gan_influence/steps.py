@@ -84,9 +84,13 @@ def states(
 ) -> Iterator[tuple[int, Float[Tensor, "*models rows d"]]]:
     """Yield ``(t + 1, state after step t)`` for each ``t`` of ``steps``, of one model or of many.
 
+    The first step reads ``state`` where the others read theirs, at the beginning of memory of its own: where numbers
+    lie decides how kernels round and which of them convolve.
+
     Raises:
         DivergenceError: parameters stopped being finite, found at most 64 steps later and traced back.
     """
+    state = state.clone()
     checked, since = state, []
     for t in steps:
         state = _recorded(trace, trace.updates.phases(t))(state, *step_inputs(trace.inputs(t), weights))

@@ -156,7 +156,7 @@ class Trace:
             raise IndexError(f"step {step} is not in this trace, which holds steps {self.first} to {self.steps}")
         begin = self.history.before(t)
         if begin == t:
-            return self._checkpoint(t)
+            return self._checkpoint(t).clone()  # aligned as a step's own result is; see states()
         if t not in self._segment:
             self._segment.clear()
             end = min(begin + self.history.every, self.steps)
