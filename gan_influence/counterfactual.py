@@ -183,6 +183,9 @@ def _differences(
             raise
 
     _in_parts(retrain, begins, stop, 1 if alone else size, progress)
+    for of_run, first in zip(differences, firsts, strict=True):  # a removal makes no difference before it is used
+        unused = torch.tensor(stops).unsqueeze(1) <= torch.tensor(first)
+        of_run[..., : len(first)].masked_fill_(unused.to(of_run.device), 0)
     return differences
 
 
@@ -272,8 +275,10 @@ def _checked(removals: Iterable[Iterable[int]], trace: Trace) -> list[list[int]]
 
 
 def _first_differences(trace: Trace, rows: list[list[int]], start: int, stop: int) -> list[int]:
-    """For each removal the first step whose batch holds one of its rows; ``stop`` where there is none."""
-    begins, waiting = [stop] * len(rows), {k: set(removed) for k, removed in enumerate(rows) if removed}
+    """For each removal the first step whose batch holds one of its rows, of a weight; ``stop`` where there is none."""
+    weighted = trace.weights.tolist()
+    held = [{row for row in removed if weighted[row]} for removed in rows]
+    begins, waiting = [stop] * len(rows), {k: removed for k, removed in enumerate(held) if removed}
     for t in range(start, stop):
         if not waiting:
             break
