@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
+from gan_influence.finite import check_product, check_scores
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
@@ -26,6 +28,7 @@ __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 
 SOLVERS = ("neumann", "gmres")
 _LOOK_EVERY = 50  # terms of the series; to look at numbers is to wait for the device
+_CUT_OFF = 20  # a series of fewer terms is cut off on purpose
 _LARGEST_BASIS = 200  # GMRES keeps that many vectors of d numbers, then restarts
 
 
@@ -65,21 +68,22 @@ def aid(
     :class:`gan_influence.Minibatches` that is an epoch, and J that of all rows, where T is a multiple of an epoch;
     elsewhere it is as many steps, of which some end one epoch and the others begin the next.
 
-    The learning rates are all of the optimiser that enters, those of the run's last step: at an equilibrium momentum is
-    spent, the averaged generator is the generator, and the order of moves does not matter. The metric's gradient is
-    taken where the metric looks.
+    Of the optimiser the learning rates enter, those of the run's last step, and the weight decay, which shifts the
+    equilibrium as ``l2`` does: J is that of ``v + weight_decay * theta``. At an equilibrium momentum is spent, the
+    averaged generator is the generator, and the order of moves does not matter. The metric's gradient is taken where
+    the metric looks.
 
     Args:
         trace: the training run; only its end and its schedule are used.
         metric: what is measured.
         terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
             the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
-            is, as in the paper; GMRES tells what it should have tended to. A product of GMRES takes its whole epoch.
-            A series ends early where eta times its term is zero in the type of the parameters, as damping makes it:
-            what is left out is below the smallest number once it is multiplied by eta.
+            is, as in the paper, with a warning; GMRES tells what it should have tended to. A product of GMRES takes
+            its whole epoch. A series ends early where eta times its term is zero in the type of the parameters, as
+            damping makes it: what is left out is below the smallest number once it is multiplied by eta.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: ``"neumann"`` or ``"gmres"``.
-        scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step.
+        scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step, which must not be 0.
         at: stopping times: score the run as if it had ended after each of these steps. All use the learning rates of
             the trace's last step and the batches after the trace's end, T = ``trace.steps``.
         progress: show a progress bar.
@@ -87,9 +91,13 @@ def aid(
     Returns:
         ``(N,)``; with several ``terms`` ``(len(terms), N)``; with ``at`` a leading dimension ``len(at)``.
 
+    Warns:
+        RuntimeWarning: the series, of 20 terms or more, does not converge: its last term is not small beside its sum.
+
     Raises:
         ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace, a
-            schedule that does not go on past the end of the run.
+            schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a second
+            derivative of the game that is NaN or infinite.
         TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator.
         ConvergenceError: the series overflowed, or GMRES missed its tolerance within ``terms`` products.
     """
@@ -108,16 +116,16 @@ def aid(
     theta = torch.stack([trace.theta(stop) for stop in stops])
     seen = torch.stack([trace.seen(stop) for stop in stops])
     gradient = metric_gradients(metric, trace.game, seen)
-    last = max(trace.steps - 1, 0)
-    eta = trace.updates.learning_rates(theta, last) if scale is None else theta.new_full((trace.game.size,), scale)
+    shift = damping + trace.updates.weight_decays(theta)
 
     with repeatable(theta.device):
         if solver == "neumann":
+            eta = _scaling(trace, theta) if scale is None else theta.new_full((trace.game.size,), scale)
             _check_series(trace, max(counts))
             if len(stops) == 1:  # for one model vmap only costs: half as much again a product
                 theta, gradient = theta[0], gradient[0]
             field = _Field(trace, theta)
-            sums = _neumann(field, trace.steps, gradient, eta, damping, counts, stops, progress)
+            sums = _neumann(field, trace.steps, gradient, eta, shift, counts, stops, progress)
             rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=-2)
             rows = rows.reshape(len(stops), len(counts), trace.size)
             _check_overflow(rows, max(counts), stops)
@@ -126,12 +134,26 @@ def aid(
             epoch = _epoch(trace)
             for k, stop in enumerate(stops):
                 field = _Field(trace, theta[k])
-                (rows[k, 0],) = field.row_terms([-_gmres(field, epoch, gradient[k], damping, counts[0], stop)])
+                (rows[k, 0],) = field.row_terms([-_gmres(field, epoch, gradient[k], shift, counts[0], stop)])
 
     scores = 0 - trace.weights * rows  # a removed row scores 0, not -0
+    check_scores(scores, "AID")
     if is_whole(terms):
         scores = scores.squeeze(1)
     return scores[0] if at is None else scores
+
+
+def _scaling(trace: Trace, theta: Float[Tensor, "stops d"]) -> Float[Tensor, " d"]:
+    """Each parameter's learning rate at the last step."""
+    last = max(trace.steps - 1, 0)
+    eta = trace.updates.learning_rates(theta, last)
+    for player, own in zip(trace.game.players, trace.game.split(eta), strict=True):
+        if own.numel() and not own.any():
+            raise ValueError(
+                f"the {player.role}'s learning rate is 0 at the last step, {last}, and so would be AID's scores: give "
+                "the scaling coefficient eta (TNNLS eq. 11) as scale=, such as the rate that most steps had"
+            )
+    return eta
 
 
 class _Field:
@@ -231,22 +253,29 @@ def _neumann(
     end: int,
     gradient: Float[Tensor, "*stops d"],
     eta: Float[Tensor, " d"],
-    damping: float,
+    shift: Float[Tensor, " d"],
     counts: list[int],
     stops: list[int],
     progress: bool,
 ) -> list[Float[Tensor, "*stops d"]]:
-    """``sum_{m<M} Z_m^T ... Z_1^T grad E`` for each M of ``counts``, from one series; Z_1 is that of step ``end``."""
+    """``sum_{m<M} Z_m^T ... Z_1^T grad E`` for each M of ``counts``, from one series; Z_1 is that of step ``end``.
+
+    ``shift`` is what is added to the diagonal of each J: the damping and the optimisers' weight decay.
+    """
     term, total, sums = gradient, gradient.clone(), {1: gradient}
     for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not progress):
         scaled = eta * term
         if m % _LOOK_EVERY == 0 and _settled(scaled):
             break
-        term = term - field.transpose_product(end + m - 1, scaled) - damping * scaled
+        product = field.transpose_product(end + m - 1, scaled)
+        if m == 1:
+            check_product(product, scaled)
+        term = term - product - shift * scaled
         total += term
         if m + 1 in counts:
             sums[m + 1] = total.clone()
     _check_overflow(total, max(counts), stops)
+    _warn_of_divergence(term, total, max(counts), stops)
     return [sums.get(count, total) for count in counts]
 
 
@@ -266,12 +295,35 @@ def _check_overflow(numbers: Float[Tensor, "*stops ..."], terms: int, stops: lis
         )
 
 
+def _warn_of_divergence(
+    term: Float[Tensor, "*stops d"], total: Float[Tensor, "*stops d"], terms: int, stops: list[int]
+) -> None:
+    """A sum whose last term is twice their average, and more, is not near its limit, or has none."""
+    last, whole = (vector.reshape(len(stops), -1).norm(dim=1).tolist() for vector in (term, total))
+    large = [k for k in range(len(stops)) if terms >= _CUT_OFF and terms * last[k] > 2 * whole[k]]
+    if large:
+        k = large[0]
+        warnings.warn(
+            f"AID's series does not converge at step {', '.join(str(stops[k]) for k in large)}: the last of its "
+            f"{terms} terms has norm {last[k]:.2g}, their sum {whole[k]:.2g}. The scores depend on the number of "
+            'terms: add damping, take a smaller scale, or solver="gmres" for the limit; and ask '
+            "gi.validate(trace, metric, scores)",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
 def _gmres(
-    field: _Field, epoch: dict[int, float], gradient: Float[Tensor, " d"], damping: float, products: int, stop: int
+    field: _Field,
+    epoch: dict[int, float],
+    gradient: Float[Tensor, " d"],
+    shift: Float[Tensor, " d"],
+    products: int,
+    stop: int,
 ) -> Float[Tensor, " d"]:
     """``eta w`` for the limit ``w``: ``(I - Z^T) w = grad E`` is ``(J + gamma I)^T (eta w) = grad E``.
 
-    ``J`` is the mean over the steps of ``epoch`` with these shares.
+    ``J`` is the mean over the steps of ``epoch`` with these shares; ``shift``: gamma and the optimisers' weight decay.
     """
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -279,7 +331,8 @@ def _gmres(
         mean = torch.zeros_like(c)
         for t, share in epoch.items():
             mean += share * field.transpose_product(t, c)
-        return (mean + damping * c).double().cpu().numpy()
+        check_product(mean, c)
+        return (mean + shift * c).double().cpu().numpy()
 
     b = gradient.double().cpu().numpy()
     tolerance = 1e-12 if gradient.dtype == torch.float64 else 1e-6

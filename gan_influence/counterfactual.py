@@ -282,7 +282,7 @@ def _first_differences(trace: Trace, rows: list[list[int]], start: int, stop: in
     for t in range(start, stop):
         if not waiting:
             break
-        indices = trace.schedule(t).indices
+        indices = trace.batch(t).indices
         batch = None if indices is None else set(indices.tolist())
         for k in [k for k, removed in waiting.items() if batch is None or not removed.isdisjoint(batch)]:
             begins[k] = t

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from gan_influence.adjoint import Linearised
 from gan_influence.checkpoint import DamagedFileError, Folder, digest
 from gan_influence.checks import is_real
+from gan_influence.finite import check_scores
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import PullBack
 from gan_influence.steps import step_inputs
@@ -64,6 +65,7 @@ def itd(
         for begin, end in trace.segments(start, sweep.down_to):
             sweep.through(begin, end, bar)
     scores = sweep.finished()[torch.tensor(order).argsort()].to(trace.weights.dtype)
+    check_scores(scores, "ITD")
     return scores[0] if at is None else scores
 
 

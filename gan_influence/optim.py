@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from gan_influence.checks import is_real
 from gan_influence.game import BOTH, Game, Moving
@@ -29,7 +30,14 @@ LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What training needs of an optimiser."""
+    """What training needs of an optimiser.
+
+    It is called once for each player that moves, with that player's part of the state, also where one object serves
+    both: one that looks at more than one parameter at a time, as clipping by norm does, then sees one player. One that
+    treats every parameter by itself may say so with an attribute ``elementwise = True``; both players, where they move
+    at once, are then one call. Where ``update`` shrinks the parameters by a rate besides following the gradient, an
+    attribute ``weight_decay`` tells AID that rate, which belongs to J.
+    """
 
     @property
     def buffers(self) -> int:
@@ -46,8 +54,8 @@ class Optimizer(Protocol):
     ) -> Float[Tensor, "*models rows d"]:
         """The state after the optimiser's own update number ``step = 0, 1, ...``.
 
-        Elementwise in ``d``, out of place and differentiable. ``step`` is a float64 tensor: what depends on it must
-        be computed with torch.
+        Out of place and differentiable; leading dimensions are models, which it must not mix. ``step`` is a float64
+        tensor: what depends on it must be computed with torch.
         """
         ...
 
@@ -74,7 +82,9 @@ class SGD:
     """``torch.optim.SGD``: gradient descent ``theta <- theta - lr * gradient`` (TNNLS eq. 3), or with momentum.
 
     Args:
-        lr: the learning rate, or a schedule such as ``InverseSqrt(0.1)``.
+        lr: the learning rate, or a schedule: a function of the number of the player's own update, a float64 tensor
+            0, 1, ..., made of torch operations; such as ``InverseSqrt(0.1)`` or
+            ``lambda k: 0.1 * (1 + torch.cos(torch.pi * k / 500)) / 2``. One of ``torch.optim.lr_scheduler`` is none.
         momentum: of the velocity ``b <- momentum * b + (1 - dampening) * gradient``; the first is the gradient.
         dampening: see above.
         weight_decay: times the parameters is added to the gradient.
@@ -84,6 +94,7 @@ class SGD:
         ValueError: ``lr`` is not a finite number above 0, another number negative; Nesterov without momentum.
     """
 
+    elementwise: ClassVar[bool] = True
     lr: float | LearningRate
     momentum: float = 0.0
     dampening: float = 0.0
@@ -132,6 +143,7 @@ class RMSProp:
         ValueError: a number out of range; an unknown ``second_moment``.
     """
 
+    elementwise: ClassVar[bool] = True
     lr: float | LearningRate = 0.01
     alpha: float = 0.99
     eps: float = 1e-8
@@ -182,6 +194,7 @@ class Adam:
         ValueError: a number out of range; an unknown ``second_moment``.
     """
 
+    elementwise: ClassVar[bool] = True
     lr: float | LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -343,9 +356,9 @@ class Updates:
 
     def _move(self, moving: Moving, time: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
         step = torch.div(time, 2, rounding_mode="floor") if self.order == "turns" else time
-        for_generator, for_discriminator = self.pair
-        if moving == BOTH and for_generator is for_discriminator:
-            return for_generator.update(step, state, gradient)
+        one, other = self.pair
+        if moving == BOTH and one is other and getattr(one, "elementwise", False):  # fewer operations for small games
+            return one.update(step, state, gradient)
         parts = []
         for one, moves, part, slope in zip(
             self.pair, moving, state.split(self.sizes, dim=-1), gradient.split(self.sizes, dim=-1), strict=True
@@ -375,13 +388,22 @@ class Updates:
     def learning_rates(self, like: Float[Tensor, "*models d"], t: int) -> Float[Tensor, " d"]:
         """Each parameter's learning rate at step ``t``."""
         step = torch.tensor(t // 2 if self.order == "turns" else t, dtype=torch.float64)
-        rates = [
-            like.new_full((size,), float(_at(one.lr, step))) for one, size in zip(self.pair, self.sizes, strict=True)
-        ]
-        return torch.cat(rates)
+        return self._of_players(like, [float(_at(one.lr, step)) for one in self.pair])
+
+    def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
+        """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""
+        return self._of_players(like, [float(getattr(one, "weight_decay", 0.0)) for one in self.pair])
+
+    def _of_players(self, like: Tensor, numbers: list[float]) -> Float[Tensor, " d"]:
+        return torch.cat([like.new_full((n,), number) for n, number in zip(self.sizes, numbers, strict=True)])
 
 
 def _check_rate(lr: object) -> None:
+    if isinstance(lr, LRScheduler):
+        raise ValueError(
+            "lr must be a finite number above 0, or a function of the update's number 0, 1, ..., made of torch "
+            f"operations, such as lambda k: 0.1 * 0.99**k; got a {type(lr).__name__}, bound to an optimiser of torch's"
+        )
     if not callable(lr):
         _check_positive("lr", lr)
 

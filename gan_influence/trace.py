@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,7 +16,7 @@ from gan_influence.checkpoint import DamagedFileError, History
 from gan_influence.checks import is_whole
 from gan_influence.game import Game, Players, Rows
 from gan_influence.optim import Updates
-from gan_influence.schedule import Schedule
+from gan_influence.schedule import Batch, Schedule
 from gan_influence.steps import states
 
 __all__ = ["StepInputs", "Trace"]
@@ -70,6 +71,11 @@ class StepInputs(NamedTuple):
             per_row += terms
         else:
             per_row.index_add_(-1, self.indices, terms.to(per_row.dtype))
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Not one of those that ``torch.inference_mode`` makes, which no backward pass may keep."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _stacked(rows: list[Rows]) -> Rows:
@@ -207,19 +213,42 @@ class Trace:
         """The players after ``step`` steps, as a metric sees them."""
         return Players(self.game, *self.game.split(self.seen(step)))
 
-    def inputs(self, t: int) -> StepInputs:
-        """The rows and latents of step ``t``, on the trace's device."""
-        indices, latents = self.schedule(t)
-        device = self.weights.device
-        latents = self.weights.new_empty(0) if latents is None else latents.to(device)
-        time = self.weights.new_full((), t, dtype=torch.float64)
+    def batch(self, t: int) -> Batch:
+        """What the schedule gives for step ``t``, checked: row indices as int64, and latents.
+
+        Raises:
+            IndexError: it names rows that are not there, or none.
+            TypeError: it is no batch, or its indices are no tensor of integers.
+        """
+        given = self.schedule(t)
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise TypeError(
+                f"the schedule must give gi.Batch(indices, latents) of step {t}, got {type(given).__name__}"
+            )
+        indices, latents = given
         if indices is None:
-            return StepInputs(self.data, latents, None, time)
-        if len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= self.size:
+            return Batch(None, latents)
+        if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype == torch.bool:
+            kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+            raise TypeError(
+                f"the schedule's batch of step {t} must name rows by a tensor of integers, torch.tensor([3, 17, ...]), "
+                f"got {kind}"
+            )
+        if indices.ndim != 1 or len(indices) == 0 or int(indices.min()) < 0 or int(indices.max()) >= self.size:
             raise IndexError(
                 f"the schedule's batch of step {t} must name rows from 0 to {self.size - 1}, at least one, "
                 f"got {indices.tolist()[:8]}"
             )
+        return Batch(indices.long(), latents)  # of uint8, indexing would make a mask
+
+    def inputs(self, t: int) -> StepInputs:
+        """The rows and latents of step ``t``, on the trace's device."""
+        indices, latents = self.batch(t)
+        device = self.weights.device
+        latents = self.weights.new_empty(0) if latents is None else _ordinary(latents.to(device))
+        time = self.weights.new_full((), t, dtype=torch.float64)
+        if indices is None:
+            return StepInputs(self.data, latents, None, time)
         indices = indices.to(device)
         rows = tuple(part[indices] for part in self.data) if isinstance(self.data, tuple) else self.data[indices]
         return StepInputs(rows, latents, indices, time)
@@ -243,7 +272,8 @@ class Trace:
         Raises:
             ValueError: ``at`` is empty or names a step that the trace does not hold.
         """
-        stops = list(at) if isinstance(at, Iterable) else []
+        stops = at.tolist() if isinstance(at, Tensor | np.ndarray) and at.ndim == 1 else at
+        stops = list(stops) if isinstance(stops, Iterable) else []
         if not stops or not all(is_whole(stop) and self.first <= stop <= self.steps for stop in stops):
             raise ValueError(f"at must name steps from {self.first} to {self.steps}, which the trace holds, got {at!r}")
         return stops

@@ -206,7 +206,7 @@ def _with_influence(trace: Trace, start: int) -> list[int]:
     """The rows that have a weight, and a batch from step ``start`` on that holds them."""
     used = torch.zeros(trace.size, dtype=torch.bool)
     for t in range(start, trace.steps):
-        indices = trace.schedule(t).indices
+        indices = trace.batch(t).indices
         used[slice(None) if indices is None else indices.cpu()] = True
         if used.all():
             break
