@@ -22,6 +22,7 @@ from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
 from gan_influence.steps import as_rows, step_inputs
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
 
 __all__ = ["SOLVERS", "ConvergenceError", "aid"]
@@ -36,6 +37,7 @@ class ConvergenceError(RuntimeError):
     """A series or solver did not converge; the message says at which step of training and what to do."""
 
 
+@undisturbed
 def aid(
     trace: Trace,
     metric: Metric,

@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from gan_influence.checkpoint import digest
 from gan_influence.checks import is_whole
+from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.metrics.metric import Metric, metric_value, metric_values
 from gan_influence.steps import DivergenceError, states
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
 from gan_influence.training import check_removal
 
@@ -27,7 +29,6 @@ _SHARE_OF_MEMORY = 0.5
 _OVERHEAD = 8  # what a step costs besides its models, in models
 _MORE_PARTS = 8
 _LARGE = 2**24  # bytes that a step keeps, above which models share neither a processor's cache nor any overhead
-_SAYS_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 def counterfactual(
@@ -67,6 +68,7 @@ def counterfactual(
     return counterfactuals([trace], [metric], [removals], last, at=at, chunk=chunk, progress=progress)[0]
 
 
+@undisturbed
 def counterfactuals(
     traces: Sequence[Trace],
     metrics: Sequence[Metric | Sequence[Metric]],
@@ -110,6 +112,7 @@ def counterfactuals(
     return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]
 
 
+@undisturbed
 def counterfactual_and_rounding(
     trace: Trace,
     metric: Metric,
@@ -212,7 +215,7 @@ def _in_parts(
             # Only here, after the handler, are the failed attempt's tensors gone.
             size = -(-len(part) // 2)
             warnings.warn(
-                f"{len(part)} models at once do not fit in memory: going on with {size}", RuntimeWarning, stacklevel=5
+                f"{len(part)} models at once do not fit in memory: going on with {size}", RuntimeWarning, stacklevel=6
             )
             parts = _parts([k for waiting in parts for k in waiting], begins, stop, size)
             bar.update(done - bar.n)
@@ -379,10 +382,6 @@ def _name_the_model(error: DivergenceError, part: list[int], rows: list[list[lis
             more = ", ..." if len(of_run[k]) > 8 else ""
             which = f"retraining without removals[{k}] (rows {', '.join(map(str, of_run[k][:8]))}{more})"
         error.args = (f"{which}{where}: {error.args[0]}",)
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _SAYS_OUT_OF_MEMORY)
 
 
 def _kept_by_a_step(trace: Trace) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["check_device", "repeatable"]
+__all__ = ["check_device", "is_out_of_memory", "repeatable"]
+
+_SAYS_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 def repeatable(device: torch.device) -> AbstractContextManager:
@@ -62,3 +64,8 @@ def check_device(device: torch.device | str) -> torch.device:
         found = f"only {there} are" if there else "none is"
         raise ValueError(f"device {str(device)!r} is asked for, but {found} there: train with device='cpu'")
     return wanted
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Torch says so in several ways."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _SAYS_OUT_OF_MEMORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -15,10 +16,14 @@ from torch.func import functional_call, vmap
 from gan_influence import losses
 from gan_influence.checks import is_real
 from gan_influence.devices import repeatable
+from gan_influence.replacements import with_right_derivatives
 
 __all__ = ["BOTH", "Game", "Moving", "Player", "Players", "Rows", "first_rows"]
 
 Rows: TypeAlias = Any  # a tensor of rows; in a one-player game a pair of tensors (inputs, targets)
+
+
+_SWAPPING = threading.RLock()  # while a module is called its parameters are others, for all threads
 
 
 class Moving(NamedTuple):
@@ -43,6 +48,10 @@ class Player:
 
     The parameters are those with ``requires_grad``, in the order of ``named_parameters()``, each flattened;
     frozen weights and buffers are constants.
+
+    Attributes:
+        writes_inputs: it works in place on what it is given, as ``nn.ReLU(inplace=True)`` in the first place does: then
+            it is given copies. Found out before training.
     """
 
     def __init__(self, role: str, module: nn.Module):
@@ -51,7 +60,15 @@ class Player:
         _reject_stochastic_and_batch_dependent(role, module)
         self.role = role
         self.module = module
+        self.writes_inputs = False
         trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        first_name = {id(p): name for name, p in trainable}
+        self._places = {  # where each stands: one parameter may be that of several modules
+            f"{path}.{name}".removeprefix("."): first_name[id(p)]
+            for path, part in module.named_modules()
+            for name, p in part.named_parameters(recurse=False)
+            if p.requires_grad
+        }
         self.names = [name for name, _ in trainable]
         self.shapes = [p.shape for _, p in trainable]
         self.sizes = [p.numel() for _, p in trainable]
@@ -59,6 +76,24 @@ class Player:
         dtypes = {p.dtype for _, p in trainable}
         if len(dtypes) > 1:
             raise TypeError(f"the {role}'s parameters mix {_names(dtypes)}: convert it with .double() or .float()")
+
+    def copied(self, device: torch.device) -> Player:
+        """The same with a copy of the module, out of reach of later changes to it.
+
+        Raises:
+            TypeError: the module cannot be copied.
+        """
+        try:
+            module = copy.deepcopy(self.module)
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"the {self.role} cannot be copied ({error}): it holds a tensor that was computed, as the old "
+                "torch.nn.utils.weight_norm does (take torch.nn.utils.parametrizations.weight_norm), or something that "
+                "is none of a module's, such as a lock or an open file"
+            ) from error
+        player = Player(self.role, with_right_derivatives(module).to(device))
+        player.writes_inputs = self.writes_inputs
+        return player
 
     def vector(self) -> Float[Tensor, " d"]:
         """The module's current parameters, flattened and copied."""
@@ -80,7 +115,13 @@ class Player:
     def at(self, parameters: Float[Tensor, " d"]) -> Callable[[Tensor], Tensor]:
         """The module as a function of its inputs alone, at these parameters; the module itself is left untouched."""
         named = self.unflatten(parameters)
-        return lambda inputs: functional_call(self.module, named, (inputs,))
+        return partial(self._called, {place: named[name] for place, name in self._places.items()})
+
+    def _called(self, placed: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        inputs = inputs.clone() if self.writes_inputs else inputs
+        with _SWAPPING:
+            # Of a module that stands in two places, torch's own tying would not put the parameters back.
+            return functional_call(self.module, placed, (inputs,), tie_weights=False)
 
 
 class Game:
@@ -186,9 +227,7 @@ class Game:
     def snapshot(self, device: torch.device) -> Game:
         """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
         snapshot = copy.copy(self)
-        snapshot.generator, snapshot.discriminator = (
-            Player(player.role, copy.deepcopy(player.module).to(device)) for player in self.players
-        )
+        snapshot.generator, snapshot.discriminator = (player.copied(device) for player in self.players)
         return snapshot
 
     def losses(

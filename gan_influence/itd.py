@@ -17,11 +17,13 @@ from gan_influence.finite import check_scores
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import PullBack
 from gan_influence.steps import step_inputs
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
 
 __all__ = ["check_damping", "itd"]
 
 
+@undisturbed
 def itd(
     trace: Trace,
     metric: Metric,

@@ -18,6 +18,7 @@ from gan_influence.game import Game, Players, Rows
 from gan_influence.optim import Updates
 from gan_influence.schedule import Batch, Schedule
 from gan_influence.steps import states
+from gan_influence.surroundings import undisturbed
 
 __all__ = ["StepInputs", "Trace"]
 
@@ -163,6 +164,11 @@ class Trace:
         begin = self.history.before(t)
         if begin == t:
             return self._checkpoint(t).clone()  # aligned as a step's own result is; see states()
+        return self._replayed(begin, t)
+
+    @undisturbed
+    def _replayed(self, begin: int, t: int) -> Float[Tensor, "rows d"]:
+        """The state of step ``t``, by way of the segment that starts with the kept state of step ``begin``."""
         if t not in self._segment:
             self._segment.clear()
             end = min(begin + self.history.every, self.steps)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence.admission import check_data, check_end, check_start
 from gan_influence.checkpoint import (
     Checkpoint,
     DamagedFileError,
@@ -21,11 +22,12 @@ from gan_influence.checkpoint import (
     open_folder,
 )
 from gan_influence.checks import is_whole
-from gan_influence.devices import check_device, repeatable
+from gan_influence.devices import check_device
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.optim import Optimizer, Updates
 from gan_influence.schedule import Minibatches, Schedule
 from gan_influence.steps import states
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["check_removal", "retrain", "train"]
@@ -36,6 +38,7 @@ _LOW_PRECISION = (
 )
 
 
+@undisturbed
 def train(
     game: Game,
     data: Rows,
@@ -91,13 +94,13 @@ def train(
             f"got {type(schedule).__name__}"
         )
     checkpoint = _check_memory(memory)
-    _check_data(game, data)
+    check_data(game, data)
     if torch.finfo(game.dtype).bits < 32:
-        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=2)
+        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=3)
     inputs = first_rows(data)
     schedule = _fitted(schedule, inputs)
     home = check_device(device) if device is not None else inputs.device
-    game = game.snapshot(home)
+    given, game = game, game.snapshot(home)
     updates = Updates(optimizer, game, update, ema_decay)
     data = tuple(_copied(part, home) for part in data) if isinstance(data, tuple) else _copied(data, home)
     weights = torch.ones(len(inputs)) if weights is None else torch.as_tensor(weights).detach().clone()
@@ -106,10 +109,14 @@ def train(
         raise ValueError(f"weights must be {len(inputs)} finite numbers, one a row, got shape {tuple(weights.shape)}")
     start = updates.start(game.theta().to(home))
     begun = Trace(game, data, schedule, updates, weights, History(start, 0, 0, 1))
-    _check_fit(begun)
-    return _extend(begun, steps, checkpoint, progress)
+    check_start(begun, given)
+    trace, before = _extend(begun, steps, checkpoint, progress)
+    if before is not None:
+        check_end(trace, before)
+    return trace
 
 
+@undisturbed
 def retrain(
     trace: Trace,
     removed: Iterable[int],
@@ -139,7 +146,7 @@ def retrain(
     start = trace.window(last)
     history = History(trace.state(start), start, start, 1)
     begun = replace(trace, weights=weights, history=history, keep_graphs=False, _segment={})
-    return _extend(begun, trace.steps - start, checkpoint, progress)
+    return _extend(begun, trace.steps - start, checkpoint, progress)[0]
 
 
 def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
@@ -165,8 +172,8 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     return list(rows)
 
 
-def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) -> Trace:
-    """Go on from the end of ``begun``, which holds one state."""
+def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) -> tuple[Trace, Tensor | None]:
+    """Go on from the end of ``begun``, which holds one state; and the state before the last step, if one was taken."""
     first, last = begun.first, begun.first + steps
     every = checkpoint.every or max(round(math.sqrt(steps)), 1)
     folder = None
@@ -174,11 +181,13 @@ def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) ->
         folder = open_folder(checkpoint.folder, _fingerprint(begun, last, every))
     history = History(begun.state(), first, last, every, folder)
     trace = replace(begun, history=history, keep_graphs=checkpoint.keep_graphs)
-    reached, begin = _resume(history)
+    reached, state = _resume(history)
+    before = None
     todo = tqdm(range(reached, last), desc="training", unit="step", disable=not progress)
-    for after, state in states(trace, begin, trace.weights, todo):
-        history.keep(after, state)
-    return trace
+    for after, following in states(trace, state, trace.weights, todo):
+        history.keep(after, following)
+        before, state = state, following
+    return trace, before
 
 
 def _resume(history: History) -> tuple[int, Float[Tensor, "rows d"]]:
@@ -265,126 +274,3 @@ def _named(thing: object) -> str:
 
 def _value(value: object) -> str:
     return _named(value) if callable(value) or is_dataclass(value) else repr(value)
-
-
-def _check_data(game: Game, data: Rows) -> None:
-    if game.one_player:
-        if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
-            raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
-        inputs, targets = data
-        if targets.ndim == 0 or len(inputs) != len(targets):
-            raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
-        if targets.is_floating_point() and not targets.isfinite().all():
-            raise ValueError("targets contain NaN or infinity: remove or repair such rows")
-    rows = first_rows(data)
-    if not isinstance(rows, Tensor) or (isinstance(data, tuple) and not game.one_player):
-        raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
-    if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError(f"data must hold at least one row, got shape {tuple(rows.shape)}")
-    if rows.dtype != game.dtype:
-        raise TypeError(
-            f"the data is {str(rows.dtype).removeprefix('torch.')}, but the players' parameters are "
-            f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
-        )
-    if not rows.isfinite().all():
-        row = int((~rows.isfinite()).reshape(len(rows), -1).any(-1).nonzero()[0])
-        raise ValueError(f"data contains NaN or infinity, first in row {row}: remove or repair such rows")
-
-
-def _kind(data: object) -> str:
-    return type(data).__name__
-
-
-def _check_fit(trace: Trace) -> None:
-    """One step's batch through the modules: do latents, generated rows, data and costs fit together?"""
-    inputs = trace.inputs(0)
-    buffers = [buffer.clone() for player in trace.game.players for buffer in player.module.buffers()]
-    with torch.no_grad(), repeatable(trace.weights.device):
-        if not trace.game.one_player:
-            _check_generator(trace, inputs.latents)
-        _check_rows(trace, inputs.rows)
-    after = [
-        (player.role, name, buffer) for player in trace.game.players for name, buffer in player.module.named_buffers()
-    ]
-    for before, (role, name, buffer) in zip(buffers, after, strict=True):
-        if not torch.equal(before, buffer):
-            raise ValueError(
-                f"the {role} changes its buffer {name!r} at every call, so no step can be replayed: call .eval()"
-            )
-
-
-def _check_generator(trace: Trace, latents: Tensor) -> None:
-    if trace.schedule(0).latents is None:
-        raise ValueError(
-            "the schedule gives no latents for the generator: FullBatch(latents), Minibatches(..., latent_shape=...)"
-        )
-    if latents.dtype != trace.weights.dtype:
-        raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
-    players, drawn = trace.players(), _random_state(trace.weights.device)
-    try:
-        generated = players.generate(latents)
-    except RuntimeError as error:
-        raise ValueError(f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}") from error
-    _check_randomness(trace, "generator", drawn, torch.equal(generated, players.generate(latents)))
-    instance = tuple(first_rows(trace.data).shape[1:])
-    if tuple(generated.shape) != (len(latents), *instance):
-        raise ValueError(
-            f"the generator makes rows of shape {tuple(generated.shape[1:])} "
-            f"(output {tuple(generated.shape)} for {len(latents)} latents), but the data's rows have shape {instance}"
-        )
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _check_randomness(trace: Trace, role: str, drawn: list[Tensor], repeats: bool) -> None:
-    """Two calls need not differ, where the noise is small or rare, but they draw it."""
-    now = _random_state(trace.weights.device)
-    if not repeats or not all(torch.equal(*pair) for pair in zip(drawn, now, strict=True)):
-        raise ValueError(
-            f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
-            "dropout, which no replay can repeat; put it in eval() mode, or make the noise part of the latents"
-        )
-
-
-def _check_rows(trace: Trace, rows: Rows) -> None:
-    """Is each row's term its own, whatever else is in the batch?"""
-    role, what = trace.game.discriminator.role, "cost" if trace.game.one_player else "logit"
-    drawn = _random_state(trace.weights.device)
-    together = _terms(trace, rows)
-    _check_randomness(trace, role, drawn, torch.equal(together, _terms(trace, rows)))
-    seen = {
-        "alone": _terms(trace, _picked(rows, slice(1))),
-        "in the batch reversed": _terms(trace, _picked(rows, torch.arange(len(together)).flip(0))).flip(0),
-    }
-    tolerance = 1e3 * torch.finfo(together.dtype).eps
-    for how, terms in seen.items():
-        different = ~torch.isclose(terms, together[: len(terms)], rtol=tolerance, atol=tolerance)
-        if different.any():
-            row = int(different.nonzero()[0])
-            raise ValueError(
-                f"the {role} gives row {row} of its batch the {what} {float(together[row]):.6g}, "
-                f"but {float(terms[row]):.6g} {how}: it uses batch statistics and so has no per-row terms to score"
-            )
-
-
-def _terms(trace: Trace, rows: Rows) -> Float[Tensor, " batch"]:
-    """The discriminator's logits, or a one-player game's costs."""
-    first = first_rows(rows)
-    try:
-        if not trace.game.one_player:
-            return trace.players().discriminate(first)
-        costs = trace.game.row_costs(trace.players().psi, rows)
-    except (RuntimeError, IndexError) as error:
-        role, shape = trace.game.discriminator.role, tuple(first.shape[1:])
-        raise ValueError(f"the {role} does not accept rows of shape {shape}: {error}") from error
-    if costs.shape != (len(first),):
-        raise ValueError(
-            f"the loss gives shape {tuple(costs.shape)} for {len(first)} rows: it must give one cost a row"
-        )
-    return costs
-
-
-def _picked(rows: Rows, which: slice | Tensor) -> Rows:
-    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]

@@ -15,6 +15,7 @@ from torch import Tensor
 from gan_influence.checks import is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
 from gan_influence.metrics.metric import Metric, metric_values
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
@@ -69,6 +70,7 @@ class Agreement:
         return "\n".join(lines)
 
 
+@undisturbed
 def validate(
     trace: Trace,
     metric: Metric,

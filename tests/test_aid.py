@@ -506,8 +506,10 @@ def test_memory_does_not_grow_with_the_terms(alive):
 
 def test_full_batches_share_one_graph(alive):
     problem = mlp(l2=(0.3, 0.2))
-    gi.aid(problem.train(STEPS), problem.metric(), terms=[3, 10], at=[2, 5])
-    gi.aid(problem.train(STEPS), problem.metric(), solver="gmres")
+    trace = problem.train(STEPS)
+    alive.clear()
+    gi.aid(trace, problem.metric(), terms=[3, 10], at=[2, 5])
+    gi.aid(trace, problem.metric(), solver="gmres")
     assert len(alive) == 2
 
 

@@ -1,0 +1,528 @@
+"""May this run be scored? Asked once before training, and once at its end.
+
+What the scores rest on is true of most games and cannot be seen in their results where it is not: every call of a
+module, a loss or the schedule gives the same; a row's cost is its own; the parameters that a cost reaches are the
+players'; torch's second derivative of a step is the derivative of its first.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from gan_influence.adjoint import FieldGraph
+from gan_influence.devices import is_out_of_memory, repeatable
+from gan_influence.game import Game, Player, Players, Rows, first_rows
+from gan_influence.losses import LOSSES
+from gan_influence.steps import step, step_inputs
+from gan_influence.trace import StepInputs, Trace
+
+__all__ = ["check_data", "check_end", "check_start"]
+
+_ROWS_ALONE = 4  # of a batch; each is a call
+_ROWS_PROBED = 32  # to differentiate a step twice
+_NEAR = 1e-7  # of the parameters: so near that hardly a kink lies between, and 1e-8 of a slope is rounding
+_OFF = 1e-5
+
+
+def check_data(game: Game, data: Rows) -> None:
+    """Tensors of finite rows, of the players' type, with a target each in a one-player game.
+
+    Raises:
+        TypeError, ValueError: they are not; the message names the first bad row.
+    """
+    if game.one_player:
+        if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
+            raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
+        inputs, targets = data
+        if targets.ndim == 0 or len(inputs) != len(targets):
+            raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
+        if targets.is_floating_point() and not targets.isfinite().all():
+            raise ValueError("targets contain NaN or infinity: remove or repair such rows")
+    rows = first_rows(data)
+    if not isinstance(rows, Tensor) or (isinstance(data, tuple) and not game.one_player):
+        raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError(f"data must hold at least one row, got shape {tuple(rows.shape)}")
+    if rows.dtype != game.dtype:
+        raise TypeError(
+            f"the data is {str(rows.dtype).removeprefix('torch.')}, but the players' parameters are "
+            f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
+        )
+    if not rows.isfinite().all():
+        row = int((~rows.isfinite()).reshape(len(rows), -1).any(-1).nonzero()[0])
+        raise ValueError(f"data contains NaN or infinity, first in row {row}: remove or repair such rows")
+
+
+def check_start(trace: Trace, given: Game) -> None:
+    """Can a run that begins like this be replayed, and its steps be differentiated?
+
+    Args:
+        trace: at its start. Players that work in place on what they are given are marked here, to be given copies.
+        given: the game whose copy it plays.
+
+    Raises:
+        TypeError, ValueError: it cannot; the message names the culprit and what to do.
+
+    Warns:
+        RuntimeWarning: torch's second derivative of a step is not the derivative of its first; values in ranges that
+            do not belong together.
+    """
+    _check_schedule(trace, 0)
+    inputs = trace.inputs(0)
+    with repeatable(trace.weights.device):
+        with torch.no_grad():
+            if not trace.game.one_player:
+                _check_generator(trace, inputs.latents)
+            elif inputs.latents.numel():
+                raise ValueError(
+                    "the schedule gives latents, but a one-player game has no generator to take them: give none"
+                )
+            _check_rows(trace, trace.theta(), inputs)
+            _check_rows(trace, _moved(trace.theta(), 0.01), inputs, elsewhere=True)
+            _check_costs(trace, inputs)
+        _check_derivatives(trace, inputs, given)
+        _warn_of_ranges(trace, inputs)
+
+
+def check_end(trace: Trace, before: Float[Tensor, "rows d"]) -> None:
+    """Was the run what its steps say? Its last step is taken once more, and its rows looked at as at the start.
+
+    Args:
+        trace: a run of a step or more.
+        before: the state before its last step.
+
+    Raises:
+        RuntimeError: the last step leads elsewhere.
+        ValueError: a row's cost is not its own any more.
+    """
+    last, kept = trace.steps - 1, trace.state()
+    inputs = trace.inputs(last)
+    with repeatable(trace.weights.device):
+        with torch.no_grad():
+            _check_rows(trace, kept[0], inputs)
+        tensors = step_inputs(inputs, trace.weights)
+        again = step(trace.game, trace.updates, trace.updates.phases(last), before, *tensors)
+    if not torch.allclose(again, kept, rtol=_rounding(kept), atol=_rounding(kept) * float(kept.abs().max())):
+        raise RuntimeError(
+            f"step {last} of this run, taken once more, does not lead to the state that training reached: the modules, "
+            "the loss, the optimiser or the schedule are not the same at every call. A counter, noise or a cache of "
+            "their own is the usual reason"
+        )
+
+
+def _check_schedule(trace: Trace, t: int) -> None:
+    for one, other in zip(trace.batch(t), trace.batch(t), strict=True):
+        if (one is None) != (other is None) or not (one is None or torch.equal(one, other)):
+            raise ValueError(
+                f"the schedule gives another batch of step {t} at each call: it must be a pure function of t, since "
+                "retraining and the reverse sweep ask again. Derive what is random from a seed and t, as Minibatches "
+                "does, or draw all batches beforehand"
+            )
+
+
+def _check_generator(trace: Trace, latents: Tensor) -> None:
+    if trace.batch(0).latents is None:
+        raise ValueError(
+            "the schedule gives no latents for the generator: FullBatch(latents), Minibatches(..., latent_shape=...)"
+        )
+    if latents.dtype != trace.weights.dtype:
+        raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
+
+    def generate() -> Tensor:
+        try:
+            return trace.game.generator.at(trace.game.split(trace.theta())[0])(latents)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}"
+            ) from error
+
+    generated = _the_same_twice(trace, trace.game.generator, latents, generate)
+    instance = tuple(first_rows(trace.data).shape[1:])
+    if tuple(generated.shape) != (len(latents), *instance):
+        raise ValueError(
+            f"the generator makes rows of shape {tuple(generated.shape[1:])} "
+            f"(output {tuple(generated.shape)} for {len(latents)} latents), but the data's rows have shape {instance}"
+        )
+
+
+def _check_rows(trace: Trace, theta: Tensor, inputs: StepInputs, elsewhere: bool = False) -> None:
+    """Is each row's cost its own, whatever else is in the batch?
+
+    Asked also elsewhere than at ``theta``: what mixes rows may be switched off by a gain that starts at 0.
+    """
+    game, rows = trace.game, inputs.rows
+    psi = game.split(theta)[1]
+    player = game.discriminator
+    logits = not game.one_player
+    calls: dict[str, Callable[[Rows], Tensor]] = {"cost": lambda rows: _row_costs(game, psi, rows)}
+    if logits:
+        calls = {"logit": lambda rows: _logits(game, psi, rows), **calls}
+    for what, call in calls.items():
+        whose = None if what == "cost" and logits else player
+        together = _the_same_twice(trace, whose, first_rows(rows), partial(call, rows))
+        if not together.isfinite().all():
+            if elsewhere:
+                return
+            row = int((~together.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"the {_named(whose)} gives row {row} of its batch the {what} {float(together[row])}, not a finite "
+                "number: look at that row, and at log(), sqrt() and divisions"
+            )
+        _check_alone(_named(whose), what, rows, together, call)
+
+
+def _named(player: Player | None) -> str:
+    return "loss" if player is None else player.role
+
+
+def _check_alone(name: str, what: str, rows: Rows, together: Tensor, call: Callable[[Rows], Tensor]) -> None:
+    n = len(together)
+    backwards = torch.arange(n).flip(0)
+    seen = [(row, call(_picked(rows, slice(row, row + 1))), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))]
+    seen.append((0, call(_picked(rows, backwards)).flip(0), "in the batch reversed"))
+    tolerance = _rounding(together)
+    for first, terms, how in seen:
+        expected = together[first : first + len(terms)]
+        different = ~torch.isclose(terms, expected, rtol=tolerance, atol=tolerance)
+        if different.any():
+            k = int(different.nonzero()[0])
+            raise ValueError(
+                f"the {name} gives row {first + k} of its batch the {what} {float(expected[k]):.6g}, but "
+                f"{float(terms[k]):.6g} {how}: it uses batch statistics, and so no row has a term of its own that a "
+                "removal would leave out"
+            )
+
+
+def _check_costs(trace: Trace, inputs: StepInputs) -> None:
+    phi, psi = trace.game.split(trace.theta())
+    weights = inputs.of_batch(trace.weights)
+
+    def costs() -> Tensor:
+        return torch.stack(trace.game.losses(phi, psi, inputs.rows, inputs.latents, weights))
+
+    found = _the_same_twice(trace, None, inputs.latents, costs)
+    if not found.isfinite().all():
+        players = [player.role for player, cost in zip(trace.game.players, found, strict=True) if not cost.isfinite()]
+        raise ValueError(f"the cost of the {' and of the '.join(players)} is NaN or infinite at the start of training")
+
+
+def _the_same_twice(trace: Trace, player: Player | None, given: Tensor, call: Callable[[], Tensor]) -> Tensor:
+    """What the call gives, if it gives it twice and leaves behind what it found.
+
+    ``player`` is ``None`` for the loss.
+    """
+    role = _named(player)
+    before, version = given.clone(), given._version
+    with _unchanged(trace, role):
+        first = call()
+        if player is not None and (given._version != version or not torch.equal(given, before)):
+            player.writes_inputs = True
+            given.copy_(before)
+            first = call()
+        second = call()
+        if not _equal(first, second):
+            raise ValueError(_NOT_TWICE.format(role) + _ADVICE.get(role, _ADVICE["discriminator"]))
+    return first
+
+
+_NOT_TWICE = (
+    "the {} gives something else for the same batch at each call: it has randomness of its own, such as dropout, which "
+    "no replay can repeat; "
+)
+_ADVICE = {
+    "generator": "put it in eval() mode, or make the noise part of the latents",
+    "discriminator": "put it in eval() mode",
+    "loss": "make it a function of the logits alone",
+}
+
+
+@contextmanager
+def _unchanged(trace: Trace, role: str) -> Iterator[None]:
+    """What is done here must leave the modules, the parameters and the generators of random numbers as they are."""
+    parameters, buffers, attributes = trace.theta(), _buffers(trace.game), _attributes(trace.game)
+    drawn = _random_states(trace.weights.device)
+    yield
+    for (owner, name), value in _buffers(trace.game).items():
+        if not _equal(value, buffers[owner, name]):
+            raise ValueError(
+                f"the {owner} changes its buffer {name!r} at every call, so no step can be replayed: call .eval(). "
+                "That freezes running statistics, and the vectors of spectral_norm too: to go on normalising, "
+                "parametrise with weight / torch.linalg.matrix_norm(weight, 2)"
+            )
+    for (owner, name), value in _attributes(trace.game).items():
+        if (owner, name) not in attributes or not _equal(value, attributes[owner, name]):
+            raise ValueError(
+                f"the {owner} changes its attribute {name!r} at every call, so no step can be replayed: a counter or a "
+                "cache; make what depends on the step a function of the schedule, or leave it out"
+            )
+    if not _equal(trace.theta(), parameters):
+        raise ValueError(
+            f"the {role} writes into its own parameters when it is called (clamping, or Embedding(max_norm=...)): "
+            "training is a function of the state before a step; make it an optimiser's, or a parametrisation"
+        )
+    if drawn != _random_states(trace.weights.device):  # the noise may be small or rare, but it is drawn
+        raise ValueError(_NOT_TWICE.format(role) + _ADVICE.get(role, _ADVICE["discriminator"]))
+
+
+def _buffers(game: Game) -> dict[tuple[str, str], Tensor]:
+    return {
+        (player.role, name): buffer.clone() for player in game.players for name, buffer in player.module.named_buffers()
+    }
+
+
+def _attributes(game: Game) -> dict[tuple[str, str], Any]:
+    """The numbers, strings and tensors that modules hold besides parameters and buffers."""
+    found: dict[tuple[str, str], Any] = {}
+    for player in game.players:
+        for path, part in player.module.named_modules():
+            for name, value in vars(part).items():
+                if isinstance(value, int | float | str | Tensor) and not isinstance(value, nn.Parameter):
+                    held = value.detach().clone() if isinstance(value, Tensor) else value
+                    found[player.role, f"{path}.{name}".removeprefix(".")] = held
+    return found
+
+
+def _random_states(device: torch.device) -> tuple:
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - to see whether others use it
+    return tuple(state.numpy().tobytes() for state in states), random.getstate(), (kind, bytes(keys), *rest)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype
+        return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _row_costs(game: Game, psi: Tensor, rows: Rows) -> Float[Tensor, " batch"]:
+    costs = _accepted(game, rows, lambda: game.row_costs(psi, rows))
+    if costs.shape != (len(first_rows(rows)),):
+        raise ValueError(
+            f"the loss gives shape {tuple(costs.shape)} for {len(first_rows(rows))} rows: it must give one cost a row"
+        )
+    return costs
+
+
+def _logits(game: Game, psi: Tensor, rows: Rows) -> Float[Tensor, " batch"]:
+    return _accepted(game, rows, lambda: Players(game, psi, psi).discriminate(first_rows(rows)))
+
+
+def _accepted(game: Game, rows: Rows, call: Callable[[], Tensor]) -> Tensor:
+    try:
+        return call()
+    except (RuntimeError, IndexError) as error:
+        role, shape = game.discriminator.role, tuple(first_rows(rows).shape[1:])
+        raise ValueError(f"the {role} does not accept rows of shape {shape}: {error}") from error
+
+
+def _check_derivatives(trace: Trace, inputs: StepInputs, given: Game) -> None:
+    """Does a step's cost reach the players' parameters alone, and is its second derivative right?"""
+    rows, weights = _picked(inputs.rows, slice(_ROWS_PROBED)), inputs.of_batch(trace.weights)[:_ROWS_PROBED]
+    reads = _Reads({**_parameters(trace.game), **_parameters(given)})
+    with reads:
+        phi, psi = trace.game.leaves(trace.theta())
+        with torch.enable_grad():
+            costs = trace.game.losses(phi, psi, rows, inputs.latents, weights)
+        reads.found |= {id(leaf): leaf for cost in costs for leaf in _leaves(cost)}
+        cotangent = _moved(torch.zeros_like(trace.theta()), 1.0)
+        try:
+            FieldGraph(trace.game, trace.theta(), weights, rows, inputs.latents).both(cotangent)
+        except (RuntimeError, NotImplementedError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(_no_second_derivative(error)) from error
+    foreign = [leaf for leaf in reads.found.values() if leaf is not phi and leaf is not psi]
+    if foreign:
+        raise ValueError(
+            f"the cost reads {reads.name(foreign[0])} other than as the parameter that a step moves, so that training "
+            "would leave it as it is: a function that closes over a module (a lambda or a hook that uses self), a list "
+            "of parameters, or a module of the loss's own. Make it a method or a part of the player, or freeze it with "
+            "requires_grad_(False)"
+        )
+    _check_own_parameters(trace, rows, inputs.latents, weights)
+    off = _off_from_differences(trace, rows, inputs.latents, weights)
+    if off > _OFF:
+        warnings.warn(
+            f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
+            "finite differences of the first: a module or the loss holds a detach(), or an operation whose second "
+            "derivative torch gets wrong. ITD and AID leave that out, retraining does not: ask "
+            "gi.validate(trace, metric, scores)",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _check_own_parameters(trace: Trace, rows: Rows, latents: Tensor, weights: Tensor) -> None:
+    """A step is given its parameters; those that the modules themselves hold must not matter."""
+    theta = _moved(trace.theta(), 0.01)
+    other = trace.game.snapshot(trace.weights.device)
+    with torch.no_grad():
+        for player, part in zip(other.players, other.split(theta), strict=True):
+            for name, value in player.unflatten(part).items():
+                player.module.get_parameter(name).copy_(value)
+    of_one, of_other = (game.gradient(*game.leaves(theta), rows, latents, weights) for game in (trace.game, other))
+    for player, one, held in zip(trace.game.players, of_one, of_other, strict=True):
+        tolerance = _rounding(one) * float(held.abs().max()) if held.numel() else 0.0
+        if not torch.allclose(one, held, rtol=_rounding(one), atol=tolerance, equal_nan=True):
+            raise ValueError(
+                f"the {player.role}'s gradient depends on the parameters that the modules held before the step: the "
+                "forward pass is computed again while it is differentiated, as torch.utils.checkpoint does, or keeps "
+                "something from an earlier call. Call its blocks without checkpoint"
+            )
+
+
+class _Reads(TorchFunctionMode):
+    """Which of these parameters torch's functions are given, while this is entered."""
+
+    def __init__(self, named: dict[int, tuple[str, Tensor]]):
+        super().__init__()
+        self.named, self.found = named, {}  # type: tuple[dict[int, tuple[str, Tensor]], dict[int, Tensor]]
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") != "__get__":  # a shape or a device
+            for leaf in tree_leaves((args, kwargs)):
+                if id(leaf) in self.named:
+                    self.found[id(leaf)] = leaf
+        return function(*args, **(kwargs or {}))
+
+    def name(self, leaf: Tensor) -> str:
+        return self.named[id(leaf)][0] if id(leaf) in self.named else f"a parameter of shape {tuple(leaf.shape)}"
+
+
+def _parameters(game: Game) -> dict[int, tuple[str, Tensor]]:
+    return {
+        id(p): (f"the {player.role}'s parameter {name!r}", p)
+        for player in game.players
+        for name, p in player.module.named_parameters()
+        if p.requires_grad
+    }
+
+
+def _leaves(output: Tensor) -> Iterator[Tensor]:
+    """What the graph of an output begins with."""
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [before for before, _ in node.next_functions]
+
+
+def _no_second_derivative(error: Exception) -> str:
+    hint = "replace the operation that it names"
+    if "attention" in str(error):
+        hint = (
+            "call the attention within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), in a module's forward, and a "
+            "MultiheadAttention in train() mode with dropout=0"
+        )
+    return f"a step of training cannot be differentiated twice, as ITD and AID need ({error}): {hint}"
+
+
+def _off_from_differences(trace: Trace, rows: Rows, latents: Tensor, weights: Tensor) -> float:
+    """How far ``J^T c`` is from central differences of v, in float64; 0 where the players cannot be made float64.
+
+    With the difference ``J d`` for c, ``<J^T c, d> = |c|^2``. The smaller of two directions counts: one may hit a kink.
+    """
+    game, wide = trace.game, torch.float64
+    if game.dtype != wide:
+        game = game.snapshot(trace.weights.device)
+        for player in game.players:
+            player.module.to(wide)
+    theta = _moved(trace.theta().to(wide), 0.01)
+    latents, weights = latents.to(wide), weights.to(wide)
+    rows = tuple(map(_widened, rows)) if isinstance(rows, tuple) else _widened(rows)
+
+    def field(theta: Tensor) -> Tensor:
+        return torch.cat(game.gradient(*game.leaves(theta), rows, latents, weights))
+
+    def off(seed: int) -> float:
+        d = _moved(torch.zeros_like(theta), 1.0, seed) * theta.square().mean().sqrt()
+        c = (field(theta + _NEAR * d) - field(theta - _NEAR * d)) / (2 * _NEAR)
+        product, _ = FieldGraph(game, theta, weights, rows, latents).both(c)
+        size = c.square().sum() + (field(theta).norm() * 1e-3) ** 2  # where J is 0, differences are rounding
+        return float((c.square().sum() - product @ d).abs() / size)
+
+    try:
+        found = min(off(1), off(2))
+    except (RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return 0.0
+    return found if found == found else 0.0
+
+
+def _widened(part: Tensor) -> Tensor:
+    return part.double() if part.is_floating_point() else part
+
+
+def _warn_of_ranges(trace: Trace, inputs: StepInputs) -> None:
+    """Of a sigmoid where the loss takes logits, and of data in another range than the generator's."""
+    game = trace.game
+    if game.one_player:
+        return
+    players = Players(game, *game.leaves(trace.theta()))
+    with torch.enable_grad():
+        generated = game.generator.at(players.phi)(inputs.latents)
+        logits = players.discriminate(generated.detach())
+    if _ends_in(logits) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
+        warnings.warn(
+            "the discriminator ends in a sigmoid, but the loss takes logits and has a sigmoid of its own: leave it out",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    low, high = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}.get(_ends_in(generated), (-torch.inf, torch.inf))
+    least, most = float(inputs.rows.min()), float(inputs.rows.max())
+    room = 0.5 * (high - low)
+    if least < low - room or most > high + room:
+        warnings.warn(
+            f"the generator makes numbers from {low:g} to {high:g}, but the data's rows have some from {least:g} to "
+            f"{most:g}: scale the data",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+_VIEWS = ("View", "Unsafe", "Squeeze", "Unsqueeze", "Reshape", "Alias", "Select", "Transpose", "Permute", "Clone", "T")
+
+
+def _ends_in(output: Tensor) -> str:
+    """The activation that made an output: ``"Sigmoid"``, ``"Tanh"`` or something else."""
+    node = output.grad_fn
+    while node is not None and node.name().startswith(tuple(f"{view}Backward" for view in _VIEWS)):
+        node = node.next_functions[0][0]
+    name = "" if node is None else node.name().removesuffix("0").removesuffix("Backward")
+    return "Sigmoid" if name == "_Squashed" else name
+
+
+def _moved(theta: Tensor, by: float, seed: int = 0) -> Tensor:
+    """Parameters near by: each moved by a share of its size and of 1."""
+    noise = torch.randn(theta.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(theta)
+    return theta + by * noise * (1 + theta.abs())
+
+
+def _rounding(numbers: Tensor) -> float:
+    return 1e3 * torch.finfo(numbers.dtype).eps
+
+
+def _picked(rows: Rows, which: slice | Tensor) -> Rows:
+    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]
+
+
+def _kind(data: object) -> str:
+    return type(data).__name__
