@@ -26,7 +26,6 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import vmap
 
 from gan_influence.game import BOTH, Game, Moving, Rows
 from gan_influence.optim import Phase, Updates
@@ -92,7 +91,7 @@ class FieldGraph:
 
         if not parts:  # the one player that moves has no parameters
             return self._zeros(inputs, cotangent)
-        return vmap(product)(cotangent) if cotangent.ndim > self.phi.ndim else product(cotangent)
+        return self.game.stacked(product)(cotangent) if cotangent.ndim > self.phi.ndim else product(cotangent)
 
     @staticmethod
     def _zeros(inputs: tuple[Tensor, ...], cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -112,8 +111,12 @@ def row_terms(
     row's weight multiplies: the fake rows and the regulariser. The field is linear in the weights, so that ones do.
     """
     _, psi = game.leaves(theta)
+
+    def costs_of(psi: Tensor, rows: Rows) -> tuple[Tensor]:
+        return (game.row_costs(psi, rows),)
+
     with torch.enable_grad():
-        costs = (vmap(game.row_costs, in_dims=(0, None)) if psi.ndim > 1 else game.row_costs)(psi, rows)
+        (costs,) = (game.stacked(costs_of, (0, None)) if psi.ndim > 1 else costs_of)(psi, rows)
         weights = torch.ones_like(costs, requires_grad=True)
         (slope,) = torch.autograd.grad(
             (weights * costs).sum() / denominator, psi, create_graph=True, materialize_grads=True

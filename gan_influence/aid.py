@@ -21,6 +21,7 @@ from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import Recorded
+from gan_influence.stacking import stacks
 from gan_influence.steps import as_rows, step_inputs
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
@@ -124,7 +125,9 @@ def aid(
         if solver == "neumann":
             eta = _scaling(trace, theta) if scale is None else theta.new_full((trace.game.size,), scale)
             _check_series(trace, max(counts))
-            if len(stops) == 1:  # for one model vmap only costs: half as much again a product
+            if len(stops) > 1:
+                stacks(trace)
+            else:  # for one model vmap only costs: half as much again a product
                 theta, gradient = theta[0], gradient[0]
             field = _Field(trace, theta)
             sums = _neumann(field, trace.steps, gradient, eta, shift, counts, stops, progress)

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.checkpoint import digest
 from gan_influence.checks import is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
+from gan_influence.identity import of_game
 from gan_influence.metrics.metric import Metric, metric_value, metric_values
+from gan_influence.stacking import stacks
 from gan_influence.steps import DivergenceError, states
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
@@ -106,7 +107,12 @@ def counterfactuals(
     several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
     if len(several) != len(traces) or len({len(own) for own in several}) > 1:
         raise ValueError(f"each of {len(traces)} runs must have as many metrics, got {[len(own) for own in several]}")
-    influence = _differences(runs, several, rows, [], start, stops, chunk, progress).to(traces[0].weights.dtype)
+    together = [runs] if len(traces) == 1 or stacks(traces[0]) else [_Runs([trace]) for trace in traces]
+    found: list[Tensor] = []
+    for part in together:
+        k = len(found)
+        found.append(_differences(part, several[k:], rows[k:], [], start, stops, chunk, progress))
+    influence = torch.cat(found).to(traces[0].weights.dtype)
     if at is None:
         influence = influence[:, :, 0]
     return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]
@@ -166,7 +172,8 @@ def _differences(
         begins.append(start)
 
     bytes_kept = _kept_by_a_step(traces[0])
-    alone = chunk is None and len(traces) == 1 and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
+    large = chunk is None and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
+    alone = len(traces) == 1 and (large or not stacks(traces[0]))
     size = chunk if chunk is not None else max(_models_that_fit(traces[0], bytes_kept) // len(traces), 1)
     shape = len(traces), len(metrics[0]), len(stops), len(models)
     differences = traces[0].weights.new_zeros(shape, dtype=torch.float64)
@@ -238,8 +245,9 @@ class _Runs:
             raise ValueError("there must be at least one run")
         self.traces = traces
         self.game, self.updates, self.recorded = traces[0].game, traces[0].updates, traces[0].recorded
-        for k, trace in enumerate(traces[1:], start=1):
-            different = [name for name, what in _MADE_OF.items() if what(trace) != what(traces[0])]
+        made_of = [_shared(trace) for trace in traces] if len(traces) > 1 else []
+        for k, of_trace in enumerate(made_of):
+            different = [name for name, what in of_trace.items() if what != made_of[0][name]]
             if different:
                 raise ValueError(f"traces[{k}] differs from traces[0] in {', '.join(different)}: retrain them apart")
 
@@ -254,17 +262,10 @@ class _Runs:
         return [tensor] if len(self.traces) == 1 else list(tensor)
 
 
-_MADE_OF: dict[str, Callable[[Trace], object]] = {
-    "its modules": lambda trace: [str(player.module) for player in trace.game.players],
-    "its modules' constants": lambda trace: digest(*trace.game.constants()),
-    "its loss": lambda trace: trace.game.loss,
-    "l2": lambda trace: (trace.game.l2, trace.game.l2_of),
-    "its optimisers": lambda trace: [repr(one) for one in trace.updates.pair],
-    "the order of updates": lambda trace: trace.updates.order,
-    "ema_decay": lambda trace: trace.updates.decay,
-    "its number of rows": lambda trace: trace.size,
-    "its steps": lambda trace: (trace.first, trace.steps),
-}
+def _shared(trace: Trace) -> dict[str, object]:
+    """What runs must have in common to be retrained as one batch of models."""
+    steps = range(trace.first, trace.steps)
+    return {**of_game(trace, steps), "number of rows": trace.size, "steps": steps, "data type": trace.weights.dtype}
 
 
 def _checked(removals: Iterable[Iterable[int]], trace: Trace) -> list[list[int]]:

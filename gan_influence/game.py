@@ -66,7 +66,7 @@ class Player:
         self._places = {  # where each stands: one parameter may be that of several modules
             f"{path}.{name}".removeprefix("."): first_name[id(p)]
             for path, part in module.named_modules()
-            for name, p in part.named_parameters(recurse=False)
+            for name, p in part.named_parameters(recurse=False, remove_duplicate=False)
             if p.requires_grad
         }
         self.names = [name for name, _ in trainable]
@@ -153,6 +153,9 @@ class Game:
         l2_of: the parameters that l2 regularises: ``"all"`` of them, or ``"kernels"``, those of two dimensions or
             more, which leaves out biases and gains (as the ICLR authors' code does).
 
+    Attributes:
+        stacks: can torch batch several models of it? ``None`` until :func:`gan_influence.stacking.stacks` finds out.
+
     Raises:
         TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
         ValueError: unknown loss; negative ``l2``; batch statistics or dropout; a parameter that both players train.
@@ -174,6 +177,7 @@ class Game:
         if l2_of not in _REGULARISED:
             raise ValueError(f"l2_of must be one of {', '.join(_REGULARISED)}, got {l2_of!r}")
         self.l2_of = l2_of
+        self.stacks: bool | None = None
         if generator is not None:
             _reject_shared_parameters(generator, discriminator)
         _common_dtype(self.generator, self.discriminator)
@@ -280,11 +284,15 @@ class Game:
         with torch.enable_grad():
             costs: Callable[..., tuple[Tensor, Tensor]] = partial(self.losses, moving=moving)
             for in_dims in _STACKED[: phi.ndim - 1]:
-                costs = vmap(costs, in_dims=in_dims)
+                costs = self.stacked(costs, in_dims)
             generator_loss, discriminator_loss = costs(phi, psi, rows, latents, weights)
             v_phi = _gradient(generator_loss, phi, create_graph, retain_graph=True)
             v_psi = _gradient(discriminator_loss, psi, create_graph, retain_graph=create_graph)
         return v_phi, v_psi
+
+    def stacked(self, function: Callable[..., Any], in_dims: tuple[int | None, ...] = (0,)) -> Callable[..., Any]:
+        """``vmap(function)``, or the same by a loop where :mod:`gan_influence.stacking` found that torch cannot."""
+        return vmap(function, in_dims=in_dims) if self.stacks is not False else partial(_looped, function, in_dims)
 
     def _regularised(self, cost: Float[Tensor, ""], player: int, own: Tensor) -> Float[Tensor, ""]:
         if not self.l2[player]:
@@ -330,6 +338,20 @@ def _mean(costs: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
     if costs.ndim != 1:
         raise ValueError(f"a loss must give one cost a row, a vector like its logits, got shape {tuple(costs.shape)}")
     return costs.sum() / len(costs)  # not mean(): its backward divides every row where this divides one number
+
+
+def _looped(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """``vmap(function, in_dims)(*args)``, where arguments and results are tensors or tuples of them."""
+    models = next(len(arg) for arg, dim in zip(args, in_dims, strict=True) if dim is not None)
+    found = []
+    for k in range(models):
+        own = [_of_model(arg, k) if dim is not None else arg for arg, dim in zip(args, in_dims, strict=True)]
+        found.append(function(*own))
+    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+
+def _of_model(arg: Any, k: int) -> Any:
+    return tuple(part[k] for part in arg) if isinstance(arg, tuple) else arg[k]
 
 
 def _gradient(costs: Float[Tensor, "*models"], leaf: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:

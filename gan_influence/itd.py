@@ -16,6 +16,7 @@ from gan_influence.checks import is_real
 from gan_influence.finite import check_scores
 from gan_influence.metrics.metric import Metric, metric_gradients
 from gan_influence.recording import PullBack
+from gan_influence.stacking import stacks
 from gan_influence.steps import step_inputs
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import StepInputs, Trace
@@ -61,6 +62,8 @@ def itd(
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)
 
+    if len(stops) > 1:
+        stacks(trace)
     order = sorted(range(len(stops)), key=lambda k: -stops[k])
     sweep = _Sweep(trace, metric, damping, start, [stops[k] for k in order])
     with tqdm(total=sweep.down_to - start, desc="itd", unit="step", disable=not progress) as bar:

@@ -387,8 +387,12 @@ class Updates:
 
     def learning_rates(self, like: Float[Tensor, "*models d"], t: int) -> Float[Tensor, " d"]:
         """Each parameter's learning rate at step ``t``."""
+        return self._of_players(like, self.rates(t))
+
+    def rates(self, t: int) -> list[float]:
+        """Each player's learning rate at step ``t``."""
         step = torch.tensor(t // 2 if self.order == "turns" else t, dtype=torch.float64)
-        return self._of_players(like, [float(_at(one.lr, step)) for one in self.pair])
+        return [float(_at(one.lr, step)) for one in self.pair]
 
     def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
         """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from gan_influence.checkpoint import (
     Checkpoint,
     DamagedFileError,
     History,
-    digest,
     open_folder,
 )
 from gan_influence.checks import is_whole
 from gan_influence.devices import check_device
 from gan_influence.game import Game, Rows, first_rows
+from gan_influence.identity import fingerprint
 from gan_influence.optim import Optimizer, Updates
 from gan_influence.schedule import Minibatches, Schedule
 from gan_influence.steps import states
@@ -178,7 +178,7 @@ def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) ->
     every = checkpoint.every or max(round(math.sqrt(steps)), 1)
     folder = None
     if checkpoint.folder is not None:
-        folder = open_folder(checkpoint.folder, _fingerprint(begun, last, every))
+        folder = open_folder(checkpoint.folder, fingerprint(begun, last, every))
     history = History(begun.state(), first, last, every, folder)
     trace = replace(begun, history=history, keep_graphs=checkpoint.keep_graphs)
     reached, state = _resume(history)
@@ -225,52 +225,3 @@ def _fitted(schedule: Schedule, inputs: Tensor) -> Schedule:
 
 def _copied(part: Tensor, home: torch.device) -> Tensor:
     return part.detach().to(home, copy=True)
-
-
-def _fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
-    """What a run is made of: two runs with the same fingerprint pass through the same states."""
-    parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
-    final = max(last - 1, begun.first)
-    steps = sorted({begun.first, min(begun.first + 1, final), (begun.first + last) // 2, final})
-    rates = [begun.updates.learning_rates(begun.theta(begun.first), t) for t in steps]
-    batches = [part for t in steps for part in begun.schedule(t) if part is not None]
-    return {
-        "steps": f"{begun.first} to {last}",
-        "every": str(every),
-        "data": digest(*parts),
-        "weights": digest(begun.weights),
-        "initial state": digest(begun.state()),
-        "modules": "; ".join(" ".join(str(player.module).split()) for player in begun.game.players),
-        "constants": digest(*begun.game.constants()),
-        "loss": f"{_named(begun.game.loss)}, {digest(*_probed(begun))}",
-        "l2": str(begun.game.l2),
-        "l2_of": begun.game.l2_of,
-        "optimizer": "; ".join(map(_named, begun.updates.pair)) + f", {digest(*rates)}",
-        "update": begun.updates.order,
-        "ema_decay": str(begun.updates.decay),
-        "schedule": f"{type(begun.schedule).__name__}, {digest(*batches)}",
-        "data type": str(begun.weights.dtype),
-        "device": begun.weights.device.type,
-        "torch": torch.__version__,
-    }
-
-
-def _probed(begun: Trace) -> list[Tensor]:
-    """Some of the loss's values: a name need not tell two functions apart."""
-    if begun.game.one_player:
-        return []
-    logits = torch.linspace(-3, 3, 13, dtype=begun.weights.dtype, device=begun.weights.device)
-    loss = begun.game.loss
-    return [cost(logits) for cost in (loss.real, loss.fake, loss.generator)]
-
-
-def _named(thing: object) -> str:
-    """A description without memory addresses."""
-    if callable(thing) and hasattr(thing, "__qualname__"):
-        return str(thing.__qualname__)
-    settings = sorted(vars(thing).items()) if hasattr(thing, "__dict__") else []
-    return f"{type(thing).__name__}({', '.join(f'{name}={_value(value)}' for name, value in settings)})"
-
-
-def _value(value: object) -> str:
-    return _named(value) if callable(value) or is_dataclass(value) else repr(value)

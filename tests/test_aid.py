@@ -29,6 +29,7 @@ import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
 from gan_influence.aid import _Field, _neumann
 from gan_influence.losses import RowLoss
+from gan_influence.stacking import stacks
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 each_rates = pytest.mark.parametrize("rates", [(0.1, 0.1), (0.1, 0.03)], ids=["one-rate", "two-rates"])
@@ -507,6 +508,7 @@ def test_memory_does_not_grow_with_the_terms(alive):
 def test_full_batches_share_one_graph(alive):
     problem = mlp(l2=(0.3, 0.2))
     trace = problem.train(STEPS)
+    stacks(trace)
     alive.clear()
     gi.aid(trace, problem.metric(), terms=[3, 10], at=[2, 5])
     gi.aid(trace, problem.metric(), solver="gmres")

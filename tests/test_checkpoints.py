@@ -219,7 +219,10 @@ def test_in_a_folder_no_more_states_are_alive_than_a_segment_has(tmp_path, monke
 
 
 class Watched:
-    """Minibatches that remember which steps they were asked for, and may end the run when they are."""
+    """Minibatches that remember which steps they were asked for, and may end the run when they are.
+
+    A run in a folder asks for every step once before it begins, for its fingerprint, and for the last once more after.
+    """
 
     def __init__(self, die=None, at=None):
         self.asked, self.die, self.at = [], die, at
@@ -261,27 +264,27 @@ def in_another_process(folder, step, times):
 
 def test_a_run_killed_while_training_and_killed_again_while_sweeping_ends_with_the_same_bits(tmp_path):
     expected = scores_of(watched_run(tmp_path / "undisturbed", Watched()))
-    assert in_another_process(tmp_path / "run", 13, 1) == -signal.SIGKILL
+    assert in_another_process(tmp_path / "run", 13, 2) == -signal.SIGKILL
     assert files(tmp_path / "run") == [f"state-{t:010d}.pt" for t in (4, 8, 12)]
     # It goes on at 12; in the sweep 9 is asked for in a replay, then for its own pull-back.
-    assert in_another_process(tmp_path / "run", 9, 2) == -signal.SIGKILL
+    assert in_another_process(tmp_path / "run", 9, 3) == -signal.SIGKILL
     assert len(files(tmp_path / "run")) == 5
     assert len(files(tmp_path / "run", "sweep-*.pt")) == 1
     schedule = Watched()
     assert same_bits(scores_of(watched_run(tmp_path / "run", schedule)), expected)
-    assert max(schedule.asked[schedule.asked.index(11) :]) == 11  # training and the sweep above 12 are not repeated
+    again = schedule.asked[schedule.asked.index(19) + 1 :]
+    assert max(again) == 11  # training and the sweep above 12 are not repeated
     assert files(tmp_path / "run", "sweep-*.pt") == []
 
 
 @pytest.mark.parametrize("step", [5, 12, 19])
 def test_training_goes_on_from_the_last_checkpoint(step, tmp_path):
-    first, second = Watched(killed, (step, 1 + (step == 19))), Watched()  # the fingerprint asks for 19, too
+    first, second = Watched(killed, (step, 2)), Watched()
     with pytest.raises(KilledError):
         watched_run(tmp_path / "run", first)
     trace = watched_run(tmp_path / "run", second)
     went_on = step - step % 4
-    looked_at = 6  # by the checks of the first batch, and by the fingerprint
-    assert second.asked[looked_at:] == list(range(went_on, 20))
+    assert second.asked[second.asked.index(19) + 1 :] == [*range(went_on, 20), 19]
     undisturbed = watched_run(tmp_path / "other", Watched())
     assert same_bits(trace.state(), undisturbed.state())
     assert same_bits(scores_of(trace), scores_of(undisturbed))
@@ -291,7 +294,7 @@ def test_training_goes_on_from_the_last_checkpoint(step, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"at": [20, 9, 14]}, {"last": 15}, {"damping": 0.2}], ids=str)
 def test_a_sweep_goes_on_from_its_last_segment(options, keep_graphs, tmp_path):
     undisturbed = scores_of(watched_run(tmp_path / "other", Watched(), keep_graphs), **options)
-    schedule = Watched(killed, (9, 3 if "at" in options else 2))  # the metric looks at step 9 first
+    schedule = Watched(killed, (9, 5 if "at" in options else 3))  # for several stops looked at twice more
     with pytest.raises(KilledError):
         scores_of(watched_run(tmp_path / "run", schedule, keep_graphs), **options)
     schedule = Watched()
@@ -303,7 +306,7 @@ def test_a_sweep_goes_on_from_its_last_segment(options, keep_graphs, tmp_path):
 
 
 def test_the_sweep_of_another_metric_damping_or_window_does_not_take_over_what_a_killed_one_left(tmp_path):
-    schedule = Watched(killed, (9, 2))
+    schedule = Watched(killed, (9, 3))
     with pytest.raises(KilledError):
         scores_of(watched_run(tmp_path, schedule), damping=0.1)
     assert len(files(tmp_path, "sweep-*.pt")) == 1
@@ -320,7 +323,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     once, again = Watched(), Watched()
     first = watched_run(tmp_path, once)
     second = watched_run(tmp_path, again)
-    assert len(once.asked) - len(again.asked) == 20
+    assert len(once.asked) - len(again.asked) == 20 + 1
     assert same_bits(first.state(), second.state())
 
 
@@ -601,7 +604,7 @@ def test_training_that_goes_on_repairs_a_damaged_checkpoint(damage, message, tmp
 
 def test_a_sweep_whose_file_is_damaged_starts_over(tmp_path):
     with pytest.raises(KilledError):
-        scores_of(watched_run(tmp_path, Watched(killed, (9, 2))))
+        scores_of(watched_run(tmp_path, Watched(killed, (9, 3))))
     (sweep,) = tmp_path.glob("sweep-*.pt")
     flipped(sweep)
     with pytest.warns(RuntimeWarning, match=r"sweep-.* is damaged: its checksum is wrong: the sweep starts over"):
@@ -611,13 +614,13 @@ def test_a_sweep_whose_file_is_damaged_starts_over(tmp_path):
 
 @each_way
 def test_a_replay_that_leads_elsewhere_is_an_error(keep_graphs):
-    calls = []
+    noise = []
 
-    def schedule(t):  # no function of the step
-        calls.append(t)
-        return gi.Batch(torch.arange(14), normal(len(calls), 14, 2))
+    def schedule(t):  # a function of the step, until training has ended
+        return gi.Batch(torch.arange(14), normal(t, 14, 2) + len(noise))
 
     trace = train(gi.Checkpoint(every=4, keep_graphs=keep_graphs), problem=minibatch_mlp(schedule=schedule))
+    noise.append(1)
     with pytest.raises(RuntimeError, match=r"a replay up to step \d+ did not lead to the state that training kept"):
         scores_of(trace)
 

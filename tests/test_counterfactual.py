@@ -328,5 +328,5 @@ def test_stacked_models_regularise_their_own_kernels():
 def test_runs_that_regularise_other_parameters_are_retrained_apart():
     problem = minibatch_mlp()
     traces = [regularised(problem, l2_of) for l2_of in ("all", "kernels")]
-    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2: retrain them apart"):
+    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2_of: retrain them apart"):
         counterfactuals(traces, [problem.metric()] * 2, [[[1]]] * 2)
