@@ -124,7 +124,7 @@ def check_end(trace: Trace, before: Float[Tensor, "rows d"]) -> None:
 
 def _check_schedule(trace: Trace, t: int) -> None:
     for one, other in zip(trace.batch(t), trace.batch(t), strict=True):
-        if (one is None) != (other is None) or not (one is None or torch.equal(one, other)):
+        if not _equal(one, other):
             raise ValueError(
                 f"the schedule gives another batch of step {t} at each call: it must be a pure function of t, since "
                 "retraining and the reverse sweep ask again. Derive what is random from a seed and t, as Minibatches "
@@ -296,8 +296,8 @@ def _attributes(game: Game) -> dict[tuple[str, str], Any]:
 
 def _random_states(device: torch.device) -> tuple:
     states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - to see whether others use it
-    return tuple(state.numpy().tobytes() for state in states), random.getstate(), (kind, bytes(keys), *rest)
+    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - to see whether others use it
+    return tuple(state.numpy().tobytes() for state in states), random.getstate(), np.asarray(keys).tobytes(), rest
 
 
 def _equal(one: Any, other: Any) -> bool:

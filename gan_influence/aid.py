@@ -20,6 +20,7 @@ from gan_influence.finite import check_product, check_scores
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, metric_gradients
+from gan_influence.progress import shown
 from gan_influence.recording import Recorded
 from gan_influence.stacking import stacks
 from gan_influence.steps import as_rows, step_inputs
@@ -268,7 +269,7 @@ def _neumann(
     ``shift`` is what is added to the diagonal of each J: the damping and the optimisers' weight decay.
     """
     term, total, sums = gradient, gradient.clone(), {1: gradient}
-    for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not progress):
+    for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not shown(progress)):
         scaled = eta * term
         if m % _LOOK_EVERY == 0 and _settled(scaled):
             break

@@ -18,6 +18,7 @@ from gan_influence.checks import is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.identity import of_game
 from gan_influence.metrics.metric import Metric, metric_value, metric_values
+from gan_influence.progress import shown
 from gan_influence.stacking import stacks
 from gan_influence.steps import DivergenceError, states
 from gan_influence.surroundings import undisturbed
@@ -204,7 +205,7 @@ def _in_parts(
 ) -> None:
     """Retrain the models in parts of at most ``size``, and in smaller ones where those do not fit in memory."""
     parts = _parts(range(len(begins)), begins, stop, size)
-    with tqdm(total=_steps(parts, begins, stop), desc="retraining", unit="step", disable=not progress) as bar:
+    with tqdm(total=_steps(parts, begins, stop), desc="retraining", unit="step", disable=not shown(progress)) as bar:
         while parts:
             part, done = parts[0], bar.n
             try:

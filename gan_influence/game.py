@@ -57,6 +57,11 @@ class Player:
     def __init__(self, role: str, module: nn.Module):
         if not isinstance(module, nn.Module):
             raise TypeError(f"the {role} must be a torch.nn.Module, got {type(module).__name__}")
+        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise TypeError(
+                f"the {role} is a {type(module).__name__}, which cannot be called with other parameters than its own: "
+                "give the module that it was made of, .module of a parallel one"
+            )
         _reject_stochastic_and_batch_dependent(role, module)
         self.role = role
         self.module = module
@@ -370,10 +375,13 @@ def _reject_stochastic_and_batch_dependent(role: str, module: nn.Module) -> None
         where = f"the {role}'s {type(part).__name__} {name!r}" if name else f"the {role}"
         tracks = isinstance(part, nn.modules.batchnorm._NormBase) and part.training and part.track_running_stats
         mixes = isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or not part.track_running_stats)
+        mixes = mixes and role != "generator"  # which sees no row
         if tracks or mixes:
+            why = ["no step can be replayed that updates running ones"] * tracks
+            why += ["removing one row would change all others' terms"] * mixes
             raise ValueError(
-                f"{where} uses batch statistics, so removing one row would change all others' terms: use "
-                "GroupNorm or LayerNorm, or put it in eval() mode with running statistics"
+                f"{where} uses batch statistics, and {' and '.join(why)}: use GroupNorm or LayerNorm, or put it in "
+                "eval() mode with running statistics; or, in a generator, take track_running_stats=False"
             )
         if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0:
             raise ValueError(f"{where} draws fresh randomness at every call, so no step can be replayed: call .eval()")

@@ -15,6 +15,7 @@ from gan_influence.checkpoint import DamagedFileError, Folder, digest
 from gan_influence.checks import is_real
 from gan_influence.finite import check_scores
 from gan_influence.metrics.metric import Metric, metric_gradients
+from gan_influence.progress import shown
 from gan_influence.recording import PullBack
 from gan_influence.stacking import stacks
 from gan_influence.steps import step_inputs
@@ -66,7 +67,7 @@ def itd(
         stacks(trace)
     order = sorted(range(len(stops)), key=lambda k: -stops[k])
     sweep = _Sweep(trace, metric, damping, start, [stops[k] for k in order])
-    with tqdm(total=sweep.down_to - start, desc="itd", unit="step", disable=not progress) as bar:
+    with tqdm(total=sweep.down_to - start, desc="itd", unit="step", disable=not shown(progress)) as bar:
         for begin, end in trace.segments(start, sweep.down_to):
             sweep.through(begin, end, bar)
     scores = sweep.finished()[torch.tensor(order).argsort()].to(trace.weights.dtype)

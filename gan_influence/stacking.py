@@ -65,10 +65,7 @@ def _off(trace: Trace, inputs: StepInputs, thetas: Float[Tensor, "2 d"], cotange
 
     weights = inputs.of_batch(trace.weights).repeat(2, 1)
     weights[1, 0] = 0
-    one, other, second = (
-        pulled_back(thetas[model], weights[model], cotangents[cotangent])
-        for model, cotangent in ((0, 0), (1, 0), (0, 1))
-    )
+    one, other, second = (pulled_back(thetas[k], weights[k], cotangents[c]) for k, c in ((0, 0), (1, 0), (0, 1)))
     expected = torch.cat([torch.stack([one, other]), torch.stack([one, second])])
     models = pulled_back(thetas, weights, cotangents[:1].expand_as(thetas))
     found = torch.cat([models, pulled_back(thetas[0], weights[0], cotangents)])

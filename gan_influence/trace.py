@@ -211,9 +211,14 @@ class Trace:
         """``(phi, psi)`` as a metric sees them: with the averaged generator, where there is one."""
         return self.state(step)[self.updates.seen]
 
-    def parameters(self, step: int = -1) -> dict[str, dict[str, Tensor]]:
-        """The players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps."""
-        return self.game.parameters(self.theta(step).clone())
+    def parameters(self, step: int = -1, *, averaged: bool = False) -> dict[str, dict[str, Tensor]]:
+        """The players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps.
+
+        Those that training moves; metrics and scores are about ``averaged=True``, in which the generator is the average
+        where ``ema_decay`` makes one. Buffers and frozen weights are not among them: ``trace.game.generator.module``
+        holds those, and ``load_state_dict(..., strict=False)`` puts both together.
+        """
+        return self.game.parameters((self.seen(step) if averaged else self.theta(step)).clone())
 
     def players(self, step: int = -1) -> Players:
         """The players after ``step`` steps, as a metric sees them."""

@@ -25,6 +25,7 @@ from gan_influence.devices import check_device
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.identity import fingerprint
 from gan_influence.optim import Optimizer, Updates
+from gan_influence.progress import shown
 from gan_influence.schedule import Minibatches, Schedule
 from gan_influence.steps import states
 from gan_influence.surroundings import undisturbed
@@ -183,7 +184,7 @@ def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) ->
     trace = replace(begun, history=history, keep_graphs=checkpoint.keep_graphs)
     reached, state = _resume(history)
     before = None
-    todo = tqdm(range(reached, last), desc="training", unit="step", disable=not progress)
+    todo = tqdm(range(reached, last), desc="training", unit="step", disable=not shown(progress))
     for after, following in states(trace, state, trace.weights, todo):
         history.keep(after, following)
         before, state = state, following
