@@ -84,6 +84,9 @@ class FieldGraph:
         moving = [k for k, part in enumerate(self.parts) if part.requires_grad]
         parts = [self.parts[k] for k in moving]
 
+        several = cotangent.ndim > self.phi.ndim
+        retain_graph = retain_graph or (several and self.game.stacks is False)  # then one pass follows another
+
         def product(cotangent: Tensor) -> tuple[Tensor, ...]:
             cotangents = [self.game.split(cotangent)[k] for k in moving]
             found = torch.autograd.grad(parts, inputs, cotangents, retain_graph=retain_graph, allow_unused=True)
@@ -91,7 +94,7 @@ class FieldGraph:
 
         if not parts:  # the one player that moves has no parameters
             return self._zeros(inputs, cotangent)
-        return self.game.stacked(product)(cotangent) if cotangent.ndim > self.phi.ndim else product(cotangent)
+        return self.game.stacked(product)(cotangent) if several else product(cotangent)
 
     @staticmethod
     def _zeros(inputs: tuple[Tensor, ...], cotangent: Tensor) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from gan_influence.adjoint import FieldGraph
 from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.game import Game, Player, Players, Rows, first_rows
+from gan_influence.identity import globals_of
 from gan_influence.losses import LOSSES
 from gan_influence.steps import step, step_inputs
 from gan_influence.trace import StepInputs, Trace
@@ -31,7 +33,7 @@ from gan_influence.trace import StepInputs, Trace
 __all__ = ["check_data", "check_end", "check_start"]
 
 _ROWS_ALONE = 4  # of a batch; each is a call
-_ROWS_PROBED = 32  # to differentiate a step twice
+_PROBED = 16  # rows, and as many latents, to differentiate a step twice
 _NEAR = 1e-7  # of the parameters: so near that hardly a kink lies between, and 1e-8 of a slope is rounding
 _OFF = 1e-5
 
@@ -80,6 +82,7 @@ def check_start(trace: Trace, given: Game) -> None:
             do not belong together.
     """
     _check_schedule(trace, 0)
+    other = trace.game.snapshot(trace.weights.device)  # now: a module may keep something of a call, and then not copy
     inputs = trace.inputs(0)
     with repeatable(trace.weights.device):
         with torch.no_grad():
@@ -92,7 +95,7 @@ def check_start(trace: Trace, given: Game) -> None:
             _check_rows(trace, trace.theta(), inputs)
             _check_rows(trace, _moved(trace.theta(), 0.01), inputs, elsewhere=True)
             _check_costs(trace, inputs)
-        _check_derivatives(trace, inputs, given)
+        _check_derivatives(trace, _few(trace, inputs), given, other)
         _warn_of_ranges(trace, inputs)
 
 
@@ -140,15 +143,17 @@ def _check_generator(trace: Trace, latents: Tensor) -> None:
     if latents.dtype != trace.weights.dtype:
         raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
 
+    theta = trace.theta()
+
     def generate() -> Tensor:
         try:
-            return trace.game.generator.at(trace.game.split(trace.theta())[0])(latents)
+            return trace.game.generator.at(trace.game.split(theta)[0])(latents)
         except RuntimeError as error:
             raise ValueError(
                 f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}"
             ) from error
 
-    generated = _the_same_twice(trace, trace.game.generator, latents, generate)
+    generated = _the_same_twice(trace, trace.game.generator, theta, latents, generate)
     instance = tuple(first_rows(trace.data).shape[1:])
     if tuple(generated.shape) != (len(latents), *instance):
         raise ValueError(
@@ -171,7 +176,7 @@ def _check_rows(trace: Trace, theta: Tensor, inputs: StepInputs, elsewhere: bool
         calls = {"logit": lambda rows: _logits(game, psi, rows), **calls}
     for what, call in calls.items():
         whose = None if what == "cost" and logits else player
-        together = _the_same_twice(trace, whose, first_rows(rows), partial(call, rows))
+        together = _the_same_twice(trace, whose, theta, first_rows(rows), partial(call, rows))
         if not together.isfinite().all():
             if elsewhere:
                 return
@@ -206,26 +211,33 @@ def _check_alone(name: str, what: str, rows: Rows, together: Tensor, call: Calla
 
 
 def _check_costs(trace: Trace, inputs: StepInputs) -> None:
-    phi, psi = trace.game.split(trace.theta())
+    theta = trace.theta()
+    phi, psi = trace.game.split(theta)
     weights = inputs.of_batch(trace.weights)
 
     def costs() -> Tensor:
         return torch.stack(trace.game.losses(phi, psi, inputs.rows, inputs.latents, weights))
 
-    found = _the_same_twice(trace, None, inputs.latents, costs)
+    found = _the_same_twice(trace, None, theta, inputs.latents, costs)
     if not found.isfinite().all():
         players = [player.role for player, cost in zip(trace.game.players, found, strict=True) if not cost.isfinite()]
         raise ValueError(f"the cost of the {' and of the '.join(players)} is NaN or infinite at the start of training")
 
 
-def _the_same_twice(trace: Trace, player: Player | None, given: Tensor, call: Callable[[], Tensor]) -> Tensor:
+def _the_same_twice(
+    trace: Trace, player: Player | None, theta: Tensor, given: Tensor, call: Callable[[], Tensor]
+) -> Tensor:
     """What the call gives, if it gives it twice and leaves behind what it found.
 
-    ``player`` is ``None`` for the loss.
+    Args:
+        trace: whose game.
+        player: that is called, ``None`` for the loss.
+        theta, given: the parameters and the input of the call.
+        call: without arguments.
     """
     role = _named(player)
     before, version = given.clone(), given._version
-    with _unchanged(trace, role):
+    with _unchanged(trace, role, theta):
         first = call()
         if player is not None and (given._version != version or not torch.equal(given, before)):
             player.writes_inputs = True
@@ -249,9 +261,9 @@ _ADVICE = {
 
 
 @contextmanager
-def _unchanged(trace: Trace, role: str) -> Iterator[None]:
+def _unchanged(trace: Trace, role: str, theta: Tensor) -> Iterator[None]:
     """What is done here must leave the modules, the parameters and the generators of random numbers as they are."""
-    parameters, buffers, attributes = trace.theta(), _buffers(trace.game), _attributes(trace.game)
+    parameters, buffers, attributes = theta.clone(), _buffers(trace.game), _attributes(trace.game)
     drawn = _random_states(trace.weights.device)
     yield
     for (owner, name), value in _buffers(trace.game).items():
@@ -267,7 +279,7 @@ def _unchanged(trace: Trace, role: str) -> Iterator[None]:
                 f"the {owner} changes its attribute {name!r} at every call, so no step can be replayed: a counter or a "
                 "cache; make what depends on the step a function of the schedule, or leave it out"
             )
-    if not _equal(trace.theta(), parameters):
+    if not _equal(theta, parameters):
         raise ValueError(
             f"the {role} writes into its own parameters when it is called (clamping, or Embedding(max_norm=...)): "
             "training is a function of the state before a step; make it an optimiser's, or a parametrisation"
@@ -283,15 +295,31 @@ def _buffers(game: Game) -> dict[tuple[str, str], Tensor]:
 
 
 def _attributes(game: Game) -> dict[tuple[str, str], Any]:
-    """The numbers, strings and tensors that modules hold besides parameters and buffers."""
+    """The numbers that modules hold besides parameters and buffers, and those of the globals that they look up.
+
+    Larger tensors are not looked at: what a module keeps of its outputs does no harm, and where it matters to the next
+    call that call differs.
+    """
     found: dict[tuple[str, str], Any] = {}
     for player in game.players:
         for path, part in player.module.named_modules():
-            for name, value in vars(part).items():
-                if isinstance(value, int | float | str | Tensor) and not isinstance(value, nn.Parameter):
-                    held = value.detach().clone() if isinstance(value, Tensor) else value
-                    found[player.role, f"{path}.{name}".removeprefix(".")] = held
+            held = {name: value for name, value in vars(part).items() if name not in ("_parameters", "_buffers")}
+            for name, value in (*held.items(), *globals_of(type(part).forward).items()):
+                for where, number in _numbers(value, depth=3):
+                    found[player.role, f"{path}.{name}{where}".removeprefix(".")] = number
     return found
+
+
+def _numbers(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    """Numbers and strings in a value, with where in it they are."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        yield "", value.detach().clone()
+    elif isinstance(value, int | float | str):
+        yield "", value
+    elif isinstance(value, dict | list | tuple | deque) and depth:
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            for where, number in _numbers(part, depth - 1):
+                yield f"[{key!r}]{where}", number
 
 
 def _random_states(device: torch.device) -> tuple:
@@ -328,18 +356,37 @@ def _accepted(game: Game, rows: Rows, call: Callable[[], Tensor]) -> Tensor:
         raise ValueError(f"the {role} does not accept rows of shape {shape}: {error}") from error
 
 
-def _check_derivatives(trace: Trace, inputs: StepInputs, given: Game) -> None:
-    """Does a step's cost reach the players' parameters alone, and is its second derivative right?"""
-    rows, weights = _picked(inputs.rows, slice(_ROWS_PROBED)), inputs.of_batch(trace.weights)[:_ROWS_PROBED]
+def _few(trace: Trace, inputs: StepInputs) -> tuple[Rows, Tensor, Tensor]:
+    """Some of a step's rows and latents, or all of the latents where the generator wants no other number."""
+    rows, weights = _picked(inputs.rows, slice(_PROBED)), inputs.of_batch(trace.weights)[:_PROBED]
+    latents = inputs.latents[:_PROBED]
+    try:
+        with torch.no_grad():
+            trace.game.generator.at(trace.game.split(trace.theta())[0])(latents)
+    except RuntimeError:
+        latents = inputs.latents
+    return rows, latents, weights
+
+
+def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Game, other: Game) -> None:
+    """Does a step's cost reach the players' parameters alone, and is its second derivative right?
+
+    ``other`` is a copy of the game, to be played with other parameters.
+    """
+    rows, latents, weights = few
     reads = _Reads({**_parameters(trace.game), **_parameters(given)})
     with reads:
         phi, psi = trace.game.leaves(trace.theta())
         with torch.enable_grad():
-            costs = trace.game.losses(phi, psi, rows, inputs.latents, weights)
-        reads.found |= {id(leaf): leaf for cost in costs for leaf in _leaves(cost)}
+            costs = trace.game.losses(phi, psi, rows, latents, weights)
+        nodes = {node for cost in costs for node in _nodes(cost)}
+        reads.found |= {id(node.variable): node.variable for node in nodes if hasattr(node, "variable")}
+        wrong = sorted(name for name in _WRONG_TWICE if any(node.name().startswith(name) for node in nodes))
+        if wrong:
+            raise ValueError(f"a step of training cannot be differentiated twice: {_WRONG_TWICE[wrong[0]]}")
         cotangent = _moved(torch.zeros_like(trace.theta()), 1.0)
         try:
-            FieldGraph(trace.game, trace.theta(), weights, rows, inputs.latents).both(cotangent)
+            FieldGraph(trace.game, trace.theta(), weights, rows, latents).both(cotangent)
         except (RuntimeError, NotImplementedError) as error:
             if is_out_of_memory(error):
                 raise
@@ -352,8 +399,8 @@ def _check_derivatives(trace: Trace, inputs: StepInputs, given: Game) -> None:
             "of parameters, or a module of the loss's own. Make it a method or a part of the player, or freeze it with "
             "requires_grad_(False)"
         )
-    _check_own_parameters(trace, rows, inputs.latents, weights)
-    off = _off_from_differences(trace, rows, inputs.latents, weights)
+    _check_own_parameters(trace, few, other)
+    off = _off_from_differences(trace, few, other)
     if off > _OFF:
         warnings.warn(
             f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
@@ -365,16 +412,16 @@ def _check_derivatives(trace: Trace, inputs: StepInputs, given: Game) -> None:
         )
 
 
-def _check_own_parameters(trace: Trace, rows: Rows, latents: Tensor, weights: Tensor) -> None:
+def _check_own_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: Game) -> None:
     """A step is given its parameters; those that the modules themselves hold must not matter."""
     theta = _moved(trace.theta(), 0.01)
-    other = trace.game.snapshot(trace.weights.device)
     with torch.no_grad():
         for player, part in zip(other.players, other.split(theta), strict=True):
             for name, value in player.unflatten(part).items():
                 player.module.get_parameter(name).copy_(value)
-    of_one, of_other = (game.gradient(*game.leaves(theta), rows, latents, weights) for game in (trace.game, other))
-    for player, one, held in zip(trace.game.players, of_one, of_other, strict=True):
+    of_one, of_other = (game.gradient(*game.leaves(theta), *few) for game in (trace.game, other))
+    # The discriminator first: the generator's gradient passes through it.
+    for player, one, held in reversed(list(zip(trace.game.players, of_one, of_other, strict=True))):
         tolerance = _rounding(one) * float(held.abs().max()) if held.numel() else 0.0
         if not torch.allclose(one, held, rtol=_rounding(one), atol=tolerance, equal_nan=True):
             raise ValueError(
@@ -411,17 +458,21 @@ def _parameters(game: Game) -> dict[int, tuple[str, Tensor]]:
     }
 
 
-def _leaves(output: Tensor) -> Iterator[Tensor]:
-    """What the graph of an output begins with."""
+_WRONG_TWICE = {
+    "WeightNormInterfaceBackward": "torch's derivative of the derivative of torch._weight_norm is wrong: compute "
+    "g * v / v.norm() from v and g, or take torch.nn.utils.parametrizations.weight_norm, which is put right here"
+}
+
+
+def _nodes(output: Tensor) -> set[Any]:
+    """The graph of an output."""
     waiting, seen = [output.grad_fn], set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        waiting += [before for before, _ in node.next_functions]
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return seen
 
 
 def _no_second_derivative(error: Exception) -> str:
@@ -434,19 +485,15 @@ def _no_second_derivative(error: Exception) -> str:
     return f"a step of training cannot be differentiated twice, as ITD and AID need ({error}): {hint}"
 
 
-def _off_from_differences(trace: Trace, rows: Rows, latents: Tensor, weights: Tensor) -> float:
+def _off_from_differences(trace: Trace, few: tuple[Rows, Tensor, Tensor], game: Game) -> float:
     """How far ``J^T c`` is from central differences of v, in float64; 0 where the players cannot be made float64.
 
     With the difference ``J d`` for c, ``<J^T c, d> = |c|^2``. The smaller of two directions counts: one may hit a kink.
     """
-    game, wide = trace.game, torch.float64
-    if game.dtype != wide:
-        game = game.snapshot(trace.weights.device)
-        for player in game.players:
-            player.module.to(wide)
-    theta = _moved(trace.theta().to(wide), 0.01)
-    latents, weights = latents.to(wide), weights.to(wide)
-    rows = tuple(map(_widened, rows)) if isinstance(rows, tuple) else _widened(rows)
+    for player in game.players:
+        player.module.double()
+    theta = _moved(trace.theta().double(), 0.01)
+    rows, latents, weights = (tuple(map(_widened, part)) if isinstance(part, tuple) else _widened(part) for part in few)
 
     def field(theta: Tensor) -> Tensor:
         return torch.cat(game.gradient(*game.leaves(theta), rows, latents, weights))

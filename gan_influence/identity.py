@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from gan_influence.checkpoint import digest
 from gan_influence.trace import Trace
 
-__all__ = ["described", "fingerprint", "of_game"]
+__all__ = ["described", "fingerprint", "globals_of", "of_game"]
 
 _BUILT_IN = "built in"
 _LIBRARIES = tuple(f"{sysconfig.get_paths()[kind]}/" for kind in ("stdlib", "purelib", "platlib"))
@@ -151,19 +151,26 @@ def _of_function(function: types.FunctionType) -> list[Any]:
         return [f"{function.__module__}.{function.__qualname__}"]
     constants = code.co_consts[1:] if function.__doc__ is not None else code.co_consts
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    known = {name: function.__globals__[name] for name in _globals_of(code) if name in function.__globals__}
-    return [*_of_code(code)[:-1], constants, function.__defaults__, function.__kwdefaults__, cells, *_items(known)]
+    known = _items(globals_of(function))
+    return [*_of_code(code)[:-1], constants, function.__defaults__, function.__kwdefaults__, cells, *known]
 
 
 def _of_code(code: types.CodeType) -> list[Any]:
     return [code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_exceptiontable, code.co_consts]
 
 
-def _globals_of(code: types.CodeType) -> list[str]:
-    """What it, and the functions within it, look up among the globals."""
+def globals_of(function: Any) -> dict[str, Any]:
+    """What a function of Python, and those within it, look up among the globals."""
+    if not isinstance(function, types.FunctionType):
+        return {}
+    return {name: function.__globals__[name] for name in _looked_up(function.__code__) if name in function.__globals__}
+
+
+@functools.lru_cache(maxsize=1024)
+def _looked_up(code: types.CodeType) -> tuple[str, ...]:
     own = [str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
-    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _globals_of(part)]
-    return sorted({*own, *inner})
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _looked_up(part)]
+    return tuple(sorted({*own, *inner}))
 
 
 def _is_filled(cell: types.CellType) -> bool:
