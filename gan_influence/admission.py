@@ -95,7 +95,11 @@ def check_start(trace: Trace, given: Game) -> None:
             _check_rows(trace, trace.theta(), inputs)
             _check_rows(trace, _moved(trace.theta(), 0.01), inputs, elsewhere=True)
             _check_costs(trace, inputs)
-        _check_derivatives(trace, _few(trace, inputs), given, other)
+        few = _few(trace, inputs)
+        _check_parameters(trace, few, given)
+        _check_derivatives(trace, few)
+        _check_own_parameters(trace, few, other)
+        _warn_of_derivatives(trace, few, other)
         _warn_of_ranges(trace, inputs)
 
 
@@ -244,27 +248,32 @@ def _the_same_twice(
             given.copy_(before)
             first = call()
         second = call()
-        if not _equal(first, second):
-            raise ValueError(_NOT_TWICE.format(role) + _ADVICE.get(role, _ADVICE["discriminator"]))
+    if not _equal(first, second) or all(_draws(trace.weights.device, call) for _ in range(_SUSPICIOUS)):
+        raise ValueError(
+            f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
+            f"dropout, which no replay can repeat; {_ADVICE.get(role, 'put it in eval() mode')}"
+        )
     return first
 
 
-_NOT_TWICE = (
-    "the {} gives something else for the same batch at each call: it has randomness of its own, such as dropout, which "
-    "no replay can repeat; "
-)
+def _draws(device: torch.device, call: Callable[[], Tensor]) -> bool:
+    """Does the call move a generator of random numbers? The noise may be small, or rare, and still be drawn."""
+    before = _random_states(device)
+    call()
+    return before != _random_states(device)
+
+
+_SUSPICIOUS = 4  # times in a row; once may be another thread's doing
 _ADVICE = {
     "generator": "put it in eval() mode, or make the noise part of the latents",
-    "discriminator": "put it in eval() mode",
     "loss": "make it a function of the logits alone",
 }
 
 
 @contextmanager
 def _unchanged(trace: Trace, role: str, theta: Tensor) -> Iterator[None]:
-    """What is done here must leave the modules, the parameters and the generators of random numbers as they are."""
+    """What is done here must leave the modules and the parameters as they are."""
     parameters, buffers, attributes = theta.clone(), _buffers(trace.game), _attributes(trace.game)
-    drawn = _random_states(trace.weights.device)
     yield
     for (owner, name), value in _buffers(trace.game).items():
         if not _equal(value, buffers[owner, name]):
@@ -284,8 +293,6 @@ def _unchanged(trace: Trace, role: str, theta: Tensor) -> Iterator[None]:
             f"the {role} writes into its own parameters when it is called (clamping, or Embedding(max_norm=...)): "
             "training is a function of the state before a step; make it an optimiser's, or a parametrisation"
         )
-    if drawn != _random_states(trace.weights.device):  # the noise may be small or rare, but it is drawn
-        raise ValueError(_NOT_TWICE.format(role) + _ADVICE.get(role, _ADVICE["discriminator"]))
 
 
 def _buffers(game: Game) -> dict[tuple[str, str], Tensor]:
@@ -357,7 +364,7 @@ def _accepted(game: Game, rows: Rows, call: Callable[[], Tensor]) -> Tensor:
 
 
 def _few(trace: Trace, inputs: StepInputs) -> tuple[Rows, Tensor, Tensor]:
-    """Some of a step's rows and latents, or all of the latents where the generator wants no other number."""
+    """Some of a step's rows and latents, with the rows' weights; all latents where the generator wants that number."""
     rows, weights = _picked(inputs.rows, slice(_PROBED)), inputs.of_batch(trace.weights)[:_PROBED]
     latents = inputs.latents[:_PROBED]
     try:
@@ -368,30 +375,15 @@ def _few(trace: Trace, inputs: StepInputs) -> tuple[Rows, Tensor, Tensor]:
     return rows, latents, weights
 
 
-def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Game, other: Game) -> None:
-    """Does a step's cost reach the players' parameters alone, and is its second derivative right?
-
-    ``other`` is a copy of the game, to be played with other parameters.
-    """
-    rows, latents, weights = few
+def _check_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Game) -> None:
+    """Does a step's cost reach the parameters that the step is given, and no others?"""
+    phi, psi = trace.game.leaves(trace.theta())
     reads = _Reads({**_parameters(trace.game), **_parameters(given)})
-    with reads:
-        phi, psi = trace.game.leaves(trace.theta())
-        with torch.enable_grad():
-            costs = trace.game.losses(phi, psi, rows, latents, weights)
-        nodes = {node for cost in costs for node in _nodes(cost)}
-        reads.found |= {id(node.variable): node.variable for node in nodes if hasattr(node, "variable")}
-        wrong = sorted(name for name in _WRONG_TWICE if any(node.name().startswith(name) for node in nodes))
-        if wrong:
-            raise ValueError(f"a step of training cannot be differentiated twice: {_WRONG_TWICE[wrong[0]]}")
-        cotangent = _moved(torch.zeros_like(trace.theta()), 1.0)
-        try:
-            FieldGraph(trace.game, trace.theta(), weights, rows, latents).both(cotangent)
-        except (RuntimeError, NotImplementedError) as error:
-            if is_out_of_memory(error):
-                raise
-            raise ValueError(_no_second_derivative(error)) from error
-    foreign = [leaf for leaf in reads.found.values() if leaf is not phi and leaf is not psi]
+    with reads, torch.enable_grad():
+        twice = [trace.game.losses(phi, psi, *few) for _ in range(2)]
+    one, other = ([node.variable for node in _nodes(*costs) if hasattr(node, "variable")] for costs in twice)
+    lasting = [leaf for leaf in one if any(leaf is again for again in other)]  # and not made by the call itself
+    foreign = [leaf for leaf in (*reads.found, *lasting) if leaf is not phi and leaf is not psi]
     if foreign:
         raise ValueError(
             f"the cost reads {reads.name(foreign[0])} other than as the parameter that a step moves, so that training "
@@ -399,30 +391,36 @@ def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Ga
             "of parameters, or a module of the loss's own. Make it a method or a part of the player, or freeze it with "
             "requires_grad_(False)"
         )
-    _check_own_parameters(trace, few, other)
-    off = _off_from_differences(trace, few, other)
-    if off > _OFF:
-        warnings.warn(
-            f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
-            "finite differences of the first: a module or the loss holds a detach(), or an operation whose second "
-            "derivative torch gets wrong. ITD and AID leave that out, retraining does not: ask "
-            "gi.validate(trace, metric, scores)",
-            RuntimeWarning,
-            stacklevel=5,
-        )
+
+
+def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor]) -> None:
+    """Can a step be differentiated twice?"""
+    rows, latents, weights = few
+    try:
+        field = FieldGraph(trace.game, trace.theta(), weights, rows, latents)
+        names = {node.name() for node in _nodes(*field.parts)}
+        field.both(_moved(torch.zeros_like(trace.theta()), 1.0))
+    except (RuntimeError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(_NOT_TWICE_DIFFERENTIABLE.format(str(error).split("\n")[0], _hint(error))) from error
+    for start, what, hint in _WRONG_TWICE:
+        if any(name.startswith(start) for name in names):
+            raise ValueError(_NOT_TWICE_DIFFERENTIABLE.format(what, hint))
 
 
 def _check_own_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: Game) -> None:
     """A step is given its parameters; those that the modules themselves hold must not matter."""
     theta = _moved(trace.theta(), 0.01)
     with torch.no_grad():
-        for player, part in zip(other.players, other.split(theta), strict=True):
+        for player, own, part in zip(other.players, trace.game.players, other.split(theta), strict=True):
+            player.writes_inputs = own.writes_inputs
             for name, value in player.unflatten(part).items():
                 player.module.get_parameter(name).copy_(value)
     of_one, of_other = (game.gradient(*game.leaves(theta), *few) for game in (trace.game, other))
     # The discriminator first: the generator's gradient passes through it.
     for player, one, held in reversed(list(zip(trace.game.players, of_one, of_other, strict=True))):
-        tolerance = _rounding(one) * float(held.abs().max()) if held.numel() else 0.0
+        tolerance = _rounding(one) * float(held.nan_to_num(0, 0, 0).abs().max()) if held.numel() else 0.0
         if not torch.allclose(one, held, rtol=_rounding(one), atol=tolerance, equal_nan=True):
             raise ValueError(
                 f"the {player.role}'s gradient depends on the parameters that the modules held before the step: the "
@@ -436,13 +434,14 @@ class _Reads(TorchFunctionMode):
 
     def __init__(self, named: dict[int, tuple[str, Tensor]]):
         super().__init__()
-        self.named, self.found = named, {}  # type: tuple[dict[int, tuple[str, Tensor]], dict[int, Tensor]]
+        self.named = named
+        self.found: list[Tensor] = []
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__name__", "") != "__get__":  # a shape or a device
             for leaf in tree_leaves((args, kwargs)):
                 if id(leaf) in self.named:
-                    self.found[id(leaf)] = leaf
+                    self.found.append(leaf)
         return function(*args, **(kwargs or {}))
 
     def name(self, leaf: Tensor) -> str:
@@ -458,15 +457,24 @@ def _parameters(game: Game) -> dict[int, tuple[str, Tensor]]:
     }
 
 
-_WRONG_TWICE = {
-    "WeightNormInterfaceBackward": "torch's derivative of the derivative of torch._weight_norm is wrong: compute "
-    "g * v / v.norm() from v and g, or take torch.nn.utils.parametrizations.weight_norm, which is put right here"
-}
+_NOT_TWICE_DIFFERENTIABLE = "a step of training cannot be differentiated twice, as ITD and AID need ({}): {}"
+_WRONG_TWICE = (  # where torch is silent: how the name of an operation's node begins, what is wrong, what to do
+    (
+        "WeightNormInterfaceBackward",
+        "torch's derivative of the derivative of torch._weight_norm is wrong",
+        "compute g * v / v.norm() from v and g, or take torch.nn.utils.parametrizations.weight_norm, put right here",
+    ),
+    (
+        "torch::autograd::Error",
+        "a torch.autograd.Function is once_differentiable",
+        "write its backward with differentiable operations, and without that decorator",
+    ),
+)
 
 
-def _nodes(output: Tensor) -> set[Any]:
-    """The graph of an output."""
-    waiting, seen = [output.grad_fn], set()
+def _nodes(*outputs: Tensor) -> set[Any]:
+    """The graph of these outputs."""
+    waiting, seen = [output.grad_fn for output in outputs], set()
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -475,31 +483,45 @@ def _nodes(output: Tensor) -> set[Any]:
     return seen
 
 
-def _no_second_derivative(error: Exception) -> str:
-    hint = "replace the operation that it names"
+def _hint(error: Exception) -> str:
     if "attention" in str(error):
-        hint = (
+        return (
             "call the attention within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), in a module's forward, and a "
             "MultiheadAttention in train() mode with dropout=0"
         )
-    return f"a step of training cannot be differentiated twice, as ITD and AID need ({error}): {hint}"
+    return "replace the operation that it names; torch.utils.checkpoint is to be left out"
+
+
+def _warn_of_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: Game) -> None:
+    off = _off_from_differences(trace, few, other)
+    if off > _OFF:
+        warnings.warn(
+            f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
+            "finite differences of the first: a module or the loss holds a detach(), or an operation whose second "
+            "derivative torch gets wrong. ITD and AID leave that out, retraining does not: ask "
+            "gi.validate(trace, metric, scores)",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _off_from_differences(trace: Trace, few: tuple[Rows, Tensor, Tensor], game: Game) -> float:
     """How far ``J^T c`` is from central differences of v, in float64; 0 where the players cannot be made float64.
 
     With the difference ``J d`` for c, ``<J^T c, d> = |c|^2``. The smaller of two directions counts: one may hit a kink.
+    They leave out parameters whose slope is 0, such as an embedding's padding, which training does not move.
     """
     for player in game.players:
         player.module.double()
     theta = _moved(trace.theta().double(), 0.01)
-    rows, latents, weights = (tuple(map(_widened, part)) if isinstance(part, tuple) else _widened(part) for part in few)
+    rows: Rows = tuple(map(_widened, few[0])) if isinstance(few[0], tuple) else _widened(few[0])
+    latents, weights = _widened(few[1]), _widened(few[2])
 
     def field(theta: Tensor) -> Tensor:
         return torch.cat(game.gradient(*game.leaves(theta), rows, latents, weights))
 
     def off(seed: int) -> float:
-        d = _moved(torch.zeros_like(theta), 1.0, seed) * theta.square().mean().sqrt()
+        d = _moved(torch.zeros_like(theta), 1.0, seed) * theta.square().mean().sqrt() * (field(theta) != 0)
         c = (field(theta + _NEAR * d) - field(theta - _NEAR * d)) / (2 * _NEAR)
         product, _ = FieldGraph(game, theta, weights, rows, latents).both(c)
         size = c.square().sum() + (field(theta).norm() * 1e-3) ** 2  # where J is 0, differences are rounding

@@ -111,8 +111,8 @@ def counterfactuals(
     together = [runs] if len(traces) == 1 or stacks(traces[0]) else [_Runs([trace]) for trace in traces]
     found: list[Tensor] = []
     for part in together:
-        k = len(found)
-        found.append(_differences(part, several[k:], rows[k:], [], start, stops, chunk, progress))
+        own = slice(len(found), len(found) + len(part.traces))
+        found.append(_differences(part, several[own], rows[own], [], start, stops, chunk, progress))
     influence = torch.cat(found).to(traces[0].weights.dtype)
     if at is None:
         influence = influence[:, :, 0]
