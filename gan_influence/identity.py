@@ -149,7 +149,7 @@ def _of_function(function: types.FunctionType) -> list[Any]:
     code = function.__code__
     if _is_a_librarys(code.co_filename):
         return [f"{function.__module__}.{function.__qualname__}"]
-    constants = code.co_consts[1:] if function.__doc__ is not None else code.co_consts
+    constants = (None, *code.co_consts[1:]) if function.__doc__ is not None else code.co_consts
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     known = _items(globals_of(function))
     return [*_of_code(code)[:-1], constants, function.__defaults__, function.__kwdefaults__, cells, *known]

@@ -1,10 +1,11 @@
 """Any optimiser that follows the protocol, and any pair of them."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
-from games import GAMES, Adaptive, Momentum, lqgan, mlp, relative_error, unrolled, unrolled_scores
+from games import GAMES, ORDERS, Adaptive, Momentum, lqgan, mlp, relative_error, same_bits, unrolled, unrolled_scores
 
 import gan_influence as gi
 from gan_influence.optim import Optimizer
@@ -110,3 +111,41 @@ class Overflowing:
 def test_an_overflowing_buffer_is_not_blamed_on_the_parameters():
     with pytest.raises(gi.DivergenceError, match=r"step 1: the generator's optimiser state"):
         lqgan().train(5, optimizer=Overflowing())
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedByNorm:
+    """Gradient descent along a gradient whose norm is at most 1e-2."""
+
+    lr: float
+    buffers: int = 0
+
+    def update(self, step, state, gradient):
+        norm = gradient.norm(dim=-1, keepdim=True)
+        return state - self.lr * (gradient * (1e-2 / norm).clamp(max=1)).unsqueeze(-2)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_optimiser_that_serves_both_players_sees_one_at_a_time(order):
+    problem = mlp()
+    together = problem.train(20, optimizer=ClippedByNorm(0.5), update=order)
+    apart = problem.train(20, optimizer=(ClippedByNorm(0.5), ClippedByNorm(0.5)), update=order)
+    assert same_bits(together.states, apart.states)
+
+
+def test_clipping_by_norm_clips_each_player_by_its_own():
+    problem = mlp()
+    trace = problem.train(1, optimizer=ClippedByNorm(0.5))
+    for before, after in zip(trace.parameters(0).values(), trace.parameters().values(), strict=True):
+        moved = torch.cat([(after[name] - before[name]).flatten() for name in before])
+        assert float(moved.norm()) == pytest.approx(0.5 * 1e-2, rel=1e-9)
+
+
+def test_scores_through_clipping_by_norm_are_minus_the_slope_of_the_metric():
+    problem, h = mlp(), 1e-5
+    options = {"optimizer": ClippedByNorm(0.5), "update": "alternating"}
+    scores = gi.itd(problem.train(15, **options), problem.metric())
+    for row in (0, 5):
+        moved = [torch.ones(14).double().index_fill(0, torch.tensor([row]), 1 + d) for d in (h, -h)]
+        ends = [problem.metric()(problem.train(15, weights=weights, **options)) for weights in moved]
+        assert float(scores[row]) == pytest.approx(-float(ends[0] - ends[1]) / (2 * h), rel=1e-6)
