@@ -238,7 +238,7 @@ class Trace:
             )
         indices, latents = given
         if indices is None:
-            return Batch(None, latents)
+            return given if isinstance(given, Batch) else Batch(None, latents)
         if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype == torch.bool:
             kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -7,8 +9,9 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
+def threads():
+    """One, or as many as ``on_every_machine.py`` asks for."""
+    torch.set_num_threads(int(os.environ.get("GAN_INFLUENCE_TEST_THREADS", "1")))
 
 
 @pytest.fixture
