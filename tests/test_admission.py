@@ -351,13 +351,24 @@ def test_a_module_that_counts_its_calls_is_refused(kind):
         train(kind())
 
 
-def test_a_module_may_keep_its_last_output():
-    class Keeps(Net):
-        def forward(self, x):
-            self.last = super().forward(x)
-            return self.last
+SEEN = []
 
-    assert relative_error(gi.itd(train(Keeps()), mlp().metric()), gi.itd(train(Net()), mlp().metric())) < 1e-12
+
+class KeepsItsOutput(Net):
+    def forward(self, x):
+        self.last = super().forward(x)
+        return self.last
+
+
+class KeepsALog(Net):
+    def forward(self, x):
+        SEEN.append(len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [KeepsItsOutput, KeepsALog])
+def test_a_module_may_keep_what_no_later_call_looks_at(kind):
+    assert relative_error(gi.itd(train(kind()), mlp().metric()), gi.itd(train(Net()), mlp().metric())) < 1e-12
 
 
 class NoiseOfNumpy(Net):
