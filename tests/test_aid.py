@@ -179,6 +179,7 @@ def products(monkeypatch):
     return taken
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("at", [None, [2, 5]], ids=["the end", "two stops"])
 def test_a_series_ends_where_eta_times_its_term_is_zero(products, at):
     problem = lqgan()
@@ -328,6 +329,7 @@ def test_removed_rows_score_zero_and_count_in_no_batch(make, options):
         assert relative_error(scores[kept], everywhere[kept]) > 1e-3
 
 
+@pytest.mark.bits
 def test_a_long_stochastic_series_stays_exact_and_has_the_bits_of_the_eager_one(monkeypatch, alive):
     problem = in_minibatches(lqgan, l2=(0.5, 0.5))
     trace = gi.retrain(problem.train(STEPS), [3])  # 160 batches of 5 rows, more than the 64 before recording
@@ -338,6 +340,7 @@ def test_a_long_stochastic_series_stays_exact_and_has_the_bits_of_the_eager_one(
     assert same_bits(recorded, gi.aid(copy.copy(trace), problem.metric(), terms=200))  # a copy has no recordings
 
 
+@pytest.mark.bits
 def test_batches_of_either_size_are_recorded_with_the_bits_of_the_eager_ones(monkeypatch):
     problem = in_minibatches(mlp, l2=(0.3, 0.2))
 
@@ -444,6 +447,7 @@ def test_all_rows_with_fresh_latents_are_a_batch_like_any_other():
     assert relative_error(limit, dense_limit(problem, trace.theta(), t=STEPS)) < 1e-9
 
 
+@pytest.mark.bits
 def test_all_rows_with_copies_of_the_same_latents_are_the_full_batch_to_the_bit():
     problem = mlp(l2=(0.3, 0.2))
     _, latents = problem.schedule(0)
@@ -469,6 +473,7 @@ class Watching(nn.Module):
         return self.module(rows)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("options", [{"terms": [3, 9]}, {"solver": "gmres"}], ids=["neumann", "gmres"])
 def test_no_more_rows_are_looked_at_together_than_in_training(options):
     problem = in_minibatches(mlp, batch_size=13, l2=(0.3, 0.2))  # 13 rows, 1 row, 13 rows, ...

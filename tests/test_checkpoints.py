@@ -54,6 +54,7 @@ def files(folder, pattern="state-*.pt"):
     return sorted(path.name for path in Path(folder).glob(pattern))
 
 
+@pytest.mark.bits
 @each_way
 @each_place
 @each_order
@@ -65,6 +66,7 @@ def test_scores_have_the_bits_of_those_from_full_memory(name, order, in_files, k
     assert files(tmp_path) == [f"state-{t:010d}.pt" for t in (3, 6, 9, 11) if in_files]
 
 
+@pytest.mark.bits
 @each_way
 @each_order
 @pytest.mark.parametrize("options", [{"at": [5, 11, 0, 9]}, {"damping": 0.3, "last": 7}], ids=str)
@@ -73,6 +75,7 @@ def test_several_stops_damping_and_windows_have_the_same_bits(options, order, ke
     assert same_bits(scores_of(kept, **options), scores_of(full(order), **options))
 
 
+@pytest.mark.bits
 @each_way
 @each_place
 @pytest.mark.parametrize("every", [None, 1, 4, STEPS - 1, STEPS, STEPS + 5])
@@ -83,6 +86,7 @@ def test_every_interval_gives_the_same_bits(every, in_files, keep_graphs, tmp_pa
         assert same_bits(kept.state(t), full().state(t))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("steps", [0, 1, 2])
 @each_place
 def test_the_shortest_runs(steps, in_files, tmp_path):
@@ -93,6 +97,7 @@ def test_the_shortest_runs(steps, in_files, tmp_path):
     assert same_bits(scores_of(kept), scores_of(every_state))
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("last", [0, 1, 3, 4, 5, STEPS])
 @each_way
 def test_windows_that_begin_between_checkpoints(last, keep_graphs):
@@ -100,6 +105,7 @@ def test_windows_that_begin_between_checkpoints(last, keep_graphs):
     assert same_bits(scores_of(kept, last=last), scores_of(full(), last=last))
 
 
+@pytest.mark.bits
 @each_place
 def test_everything_else_that_uses_a_trace_gives_the_same_bits(in_files, tmp_path):
     metric = minibatch_mlp().metric()
@@ -116,6 +122,7 @@ def test_everything_else_that_uses_a_trace_gives_the_same_bits(in_files, tmp_pat
         assert same_bits(use(kept), use(full()))
 
 
+@pytest.mark.bits
 def test_a_retraining_may_keep_checkpoints_in_a_folder_of_its_own(tmp_path):
     trace = train(gi.Checkpoint(every=4, folder=tmp_path / "factual"))
     window = gi.retrain(trace, [2], last=6, memory=gi.Checkpoint(every=4, folder=tmp_path / "without-2"))
@@ -262,6 +269,7 @@ def in_another_process(folder, step, times):
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False).returncode
 
 
+@pytest.mark.bits
 def test_a_run_killed_while_training_and_killed_again_while_sweeping_ends_with_the_same_bits(tmp_path):
     expected = scores_of(watched_run(tmp_path / "undisturbed", Watched()))
     assert in_another_process(tmp_path / "run", 13, 2) == -signal.SIGKILL
@@ -277,6 +285,7 @@ def test_a_run_killed_while_training_and_killed_again_while_sweeping_ends_with_t
     assert files(tmp_path / "run", "sweep-*.pt") == []
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("step", [5, 12, 19])
 def test_training_goes_on_from_the_last_checkpoint(step, tmp_path):
     first, second = Watched(killed, (step, 2)), Watched()
@@ -290,6 +299,7 @@ def test_training_goes_on_from_the_last_checkpoint(step, tmp_path):
     assert same_bits(scores_of(trace), scores_of(undisturbed))
 
 
+@pytest.mark.bits
 @each_way
 @pytest.mark.parametrize("options", [{}, {"at": [20, 9, 14]}, {"last": 15}, {"damping": 0.2}], ids=str)
 def test_a_sweep_goes_on_from_its_last_segment(options, keep_graphs, tmp_path):
@@ -567,6 +577,7 @@ each_damage = pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), i
 DAMAGED = [(name, [4, 8, 11]) for name in DAMAGES] + [("one-bit", [8]), ("missing", [11])]
 
 
+@pytest.mark.bits
 @each_way
 @pytest.mark.parametrize(("name", "steps"), DAMAGED)
 def test_damaged_checkpoints_are_computed_again_said_aloud_and_repaired(name, steps, keep_graphs, tmp_path):
@@ -587,6 +598,7 @@ def test_damaged_checkpoints_are_computed_again_said_aloud_and_repaired(name, st
         assert same_bits(scores_of(trace), scores)
 
 
+@pytest.mark.bits
 @each_damage
 def test_training_that_goes_on_repairs_a_damaged_checkpoint(damage, message, tmp_path):
     train(gi.Checkpoint(every=4, folder=tmp_path))

@@ -25,6 +25,7 @@ def one_by_one(problem, trace, removals, **options):
     return torch.stack([metric(gi.retrain(trace, removed, **options)) - before for removed in removals])
 
 
+@pytest.mark.bits
 @each_game
 @pytest.mark.parametrize("schedule", [lambda problem: problem, minibatches], ids=["full-batch", "minibatches"])
 @pytest.mark.parametrize("last", [None, 0, 1, 7])
@@ -73,6 +74,7 @@ def test_no_removals_give_no_influence():
     assert gi.counterfactual(trace, problem.metric(), [], at=[1, 2]).shape == (2, 0)
 
 
+@pytest.mark.bits
 @each_game
 @pytest.mark.parametrize("schedule", [lambda problem: problem, minibatches], ids=["full-batch", "minibatches"])
 def test_retraining_is_training_with_weight_zero_and_the_denominator_unchanged(make, schedule):
@@ -84,11 +86,13 @@ def test_retraining_is_training_with_weight_zero_and_the_denominator_unchanged(m
     assert relative_error(retrained.states[:, 0], expected) < 1e-13
 
 
+@pytest.mark.bits
 def test_rows_once_removed_stay_removed():
     trace = lqgan().train(8)
     assert same_bits(gi.retrain(gi.retrain(trace, [2]), [5]).states, gi.retrain(trace, [2, 5]).states)
 
 
+@pytest.mark.bits
 def test_retraining_the_last_steps_starts_from_the_factual_state():
     problem = lqgan()
     trace = problem.train(9)
@@ -99,6 +103,7 @@ def test_retraining_the_last_steps_starts_from_the_factual_state():
     assert same_bits(gi.retrain(trace, [], last=4).state(9), trace.state(9))
 
 
+@pytest.mark.bits
 def test_removing_a_row_whose_weight_is_zero_changes_nothing():
     problem = mlp()
     trace = gi.retrain(problem.train(12), [3])
@@ -137,6 +142,7 @@ def either_way(request, monkeypatch):
         monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("options", [{}, {"last": 4}, {"at": [12, 4, 0, 9]}], ids=["all", "last", "at"])
 def test_several_metrics_equal_one_after_another(options, either_way):
     problem = minibatch_mlp()
@@ -204,6 +210,7 @@ SETTINGS = {
 each_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
+@pytest.mark.bits
 @each_setting
 @pytest.mark.parametrize("last", [None, 0, 1, 7])
 def test_large_models_have_the_bits_of_retraining_one_by_one(settings, last, alone):
@@ -219,6 +226,7 @@ def test_large_models_have_the_bits_of_retraining_one_by_one(settings, last, alo
         assert (truth[:4].abs().max() > 1e-5) == (last != 0)
 
 
+@pytest.mark.bits
 @each_setting
 def test_large_models_at_several_stops_have_the_bits_of_separate_runs(settings, alone):
     problem, stops = minibatch_mlp(), [12, 4, 0, 9, 4]
@@ -229,6 +237,7 @@ def test_large_models_at_several_stops_have_the_bits_of_separate_runs(settings, 
     assert same_bits(truth, expected)
 
 
+@pytest.mark.bits
 def test_large_models_of_one_player_have_the_bits_of_retraining_one_by_one(alone):
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
     pairs = normal(1, 9, 2), normal(2, 9, 1)
@@ -278,6 +287,7 @@ def test_only_large_models_are_retrained_alone(alone, monkeypatch):
     assert not alone
 
 
+@pytest.mark.bits
 def test_replicas_of_large_models_have_the_bits_of_runs_from_their_starts(alone):
     problem = minibatch_mlp()
     trace, metric = problem.train(12), problem.metric()
@@ -330,3 +340,17 @@ def test_runs_that_regularise_other_parameters_are_retrained_apart():
     traces = [regularised(problem, l2_of) for l2_of in ("all", "kernels")]
     with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2_of: retrain them apart"):
         counterfactuals(traces, [problem.metric()] * 2, [[[1]]] * 2)
+
+
+@pytest.mark.bits
+@each_game
+def test_what_makes_no_difference_is_zero_to_the_bit_however_models_are_put_together(make):
+    problem = minibatches(make())
+    trace = gi.retrain(problem.train(12), [3])
+    first = next(t for t in range(12) if 0 in trace.schedule(t).indices)
+    stops = [first, first + 1, 12]
+    truth = gi.counterfactual(trace, problem.metric(), [[], [0], [3], [1, 2], [3, 0]], at=stops)
+    assert (truth[:, [0, 2]] == 0).all()  # nothing, and a row that is gone already
+    assert (truth[0, [1, 4]] == 0).all()  # before its first use
+    assert (truth[2, [1, 3, 4]] != 0).all()
+    assert (gi.counterfactual(trace, problem.metric(), [[], [1, 2]], chunk=1)[0]) == 0

@@ -314,6 +314,7 @@ def one_block_each():
     return generator.double(), discriminator.double()
 
 
+@pytest.mark.bits
 def test_recorded_steps_have_the_bits_of_the_eager_ones(monkeypatch):
     """No warning either, that a step could not be recorded: one is an error here."""
     torch.manual_seed(0)
@@ -330,6 +331,7 @@ def test_recorded_steps_have_the_bits_of_the_eager_ones(monkeypatch):
         assert same_bits(one, other)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pixels", [8, 28])
 def test_steps_of_the_published_players_are_recorded_in_either_precision(monkeypatch, pixels, dtype):

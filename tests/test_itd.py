@@ -116,6 +116,7 @@ def test_scores_carry_the_weights_of_the_run():
     assert float(gi.itd(trace, problem.metric())[4]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.bits
 def test_itd_of_a_retrained_window_sweeps_that_window():
     problem = lqgan()
     trace = problem.train(9)

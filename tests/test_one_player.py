@@ -351,6 +351,7 @@ def test_counterfactuals_equal_hand_written_retraining(kind):
     assert truth[:3].ne(0).all()
 
 
+@pytest.mark.bits
 @each_kind
 def test_checkpointed_runs_have_the_same_bits(kind, tmp_path):
     of = task(kind)
@@ -367,6 +368,7 @@ def test_other_targets_are_another_run(tmp_path):
         of.but(targets=2 - of.targets).train(4, memory=checkpoint)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("optimizer", [gi.SGD(0.1), gi.Adam(0.01)])
 def test_long_runs_have_the_bits_of_the_eager_ones(optimizer, monkeypatch):
     of = task("cross-entropy", schedule=gi.Minibatches(N, 7, seed=3))

@@ -125,6 +125,7 @@ class ClippedByNorm:
         return state - self.lr * (gradient * (1e-2 / norm).clamp(max=1)).unsqueeze(-2)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("order", ORDERS)
 def test_an_optimiser_that_serves_both_players_sees_one_at_a_time(order):
     problem = mlp()

@@ -1,5 +1,6 @@
 """Properties that hold for every game, row and seed."""
 
+import pytest
 import torch
 from games import EpochBatches, lqgan, mlp, normal, same_bits
 from hypothesis import given
@@ -96,6 +97,7 @@ def test_a_row_of_weight_zero_has_no_influence(make, row):
     assert gi.counterfactual(trace, problem.metric(), [[row]])[0] == 0
 
 
+@pytest.mark.bits
 @given(makes, seeds)
 def test_same_seed_same_bits(make, seed):
     def run():

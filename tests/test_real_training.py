@@ -356,6 +356,7 @@ LONG = {
 }
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("name", "order", "steps", "memory", "options"), LONG.values(), ids=LONG)
 def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(name, order, steps, memory, options, monkeypatch):
     problem = minibatch_mlp(n=10)
@@ -370,6 +371,7 @@ def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(name, order, steps
         assert same_bits(one, other)
 
 
+@pytest.mark.bits
 def test_long_retrainings_together_have_the_bits_of_the_eager_ones(monkeypatch):
     problem = minibatch_mlp(n=10)
     monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 5)
@@ -379,6 +381,7 @@ def test_long_retrainings_together_have_the_bits_of_the_eager_ones(monkeypatch):
     assert same_bits(recorded, gi.counterfactual(trace, problem.metric(), [[1], [2, 3]]))
 
 
+@pytest.mark.bits
 def test_long_sweeps_with_several_stops_have_the_bits_of_the_eager_ones(monkeypatch):
     problem = minibatch_mlp(n=10)
     trace = train(problem, "rmsprop-centered-momentum", "turns", 0.9, 20)

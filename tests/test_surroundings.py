@@ -26,6 +26,7 @@ SURROUNDINGS = {
 }
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("surroundings", SURROUNDINGS.values(), ids=SURROUNDINGS)
 @pytest.mark.parametrize("make", [*GAMES.values(), minibatch_mlp])
 def test_no_number_depends_on_what_surrounds_the_call(surroundings, make):
@@ -35,6 +36,7 @@ def test_no_number_depends_on_what_surrounds_the_call(surroundings, make):
     assert same_bits(found.clone(), expected)
 
 
+@pytest.mark.bits
 def test_a_run_in_single_precision_is_not_cast_further():
     def run():
         game = gi.Game(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)))
@@ -74,6 +76,7 @@ def in_threads(function, arguments):
         return list(pool.map(function, arguments))
 
 
+@pytest.mark.bits
 def test_threads_that_score_one_run_get_the_scores_of_one_thread():
     problem = minibatch_mlp()
     metrics = [gi.metrics.AverageLogLikelihood(problem.reference + k, problem.fresh) for k in range(4)]
@@ -83,6 +86,7 @@ def test_threads_that_score_one_run_get_the_scores_of_one_thread():
         assert same_bits(found, alone)
 
 
+@pytest.mark.bits
 def test_threads_may_ask_for_different_things_of_one_run():
     problem = mlp()
     metric = problem.metric()
@@ -98,6 +102,7 @@ def test_threads_may_ask_for_different_things_of_one_run():
         assert same_bits(found, alone)
 
 
+@pytest.mark.bits
 def test_threads_may_replay_different_segments():
     problem = minibatch_mlp()
     every, kept = problem.train(60), problem.train(60, memory="checkpoint")
@@ -106,6 +111,7 @@ def test_threads_may_replay_different_segments():
         assert same_bits(state, every.state(step))
 
 
+@pytest.mark.bits
 def test_threads_may_train_at_once():
     expected = everything(steps=70)
     for found in in_threads(lambda _: everything(steps=70), range(3)):

@@ -173,6 +173,7 @@ def test_a_retraining_without_a_finite_metric_is_not_trusted(value):
 # The numbers
 
 
+@pytest.mark.bits
 def test_it_compares_the_scores_with_the_counterfactual():
     found = validate(TRACE, METRIC, SCORES, [17, 3, 5, 20, 1])
     assert found.rows == (17, 3, 5, 20, 1)
@@ -409,6 +410,7 @@ def test_replicas_are_the_same_by_seed():
     assert len(set(floors)) == 3
 
 
+@pytest.mark.bits
 def test_without_replicas_it_is_the_counterfactual_bit_for_bit():
     for problem in (lqgan(), minibatch_mlp()):
         trace, removals = problem.train(20), [[1], [5, 2], [7]]
@@ -432,6 +434,7 @@ def one_at_a_time(monkeypatch):
     monkeypatch.setattr(sys.modules["gan_influence.counterfactual"], "_LARGE", 0)
 
 
+@pytest.mark.bits
 def test_large_models_are_validated_one_after_another(one_at_a_time):
     trace, metric, scores = scored(minibatch_mlp(30, 3))
     found = validate(trace, metric, scores, last=20)
