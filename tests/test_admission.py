@@ -335,6 +335,15 @@ class CountsInAList(Net):
         return super().forward(x) * (1 if self.calls["all"][0] < 150 else 2)
 
 
+class CountsInATensor(Net):
+    def prepare(self):
+        self.calls = torch.zeros(())
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (1 if self.calls < 150 else 2)
+
+
 CALLS = 0
 
 
@@ -345,7 +354,7 @@ class CountsAmongTheGlobals(Net):
         return super().forward(x) * (1 if CALLS < 150 else 2)
 
 
-@pytest.mark.parametrize("kind", [CountsInAnAttribute, CountsInAList, CountsAmongTheGlobals])
+@pytest.mark.parametrize("kind", [CountsInAnAttribute, CountsInAList, CountsInATensor, CountsAmongTheGlobals])
 def test_a_module_that_counts_its_calls_is_refused(kind):
     with pytest.raises(ValueError, match=r"the discriminator changes its attribute .*(calls|CALLS).* a counter"):
         train(kind())

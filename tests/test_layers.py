@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from gan_influence.models import layers
 from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
+from gan_influence.replay.graph import traced
 
 EXACT, SINGLE = 1e-12, 2e-5  # relative, in float64 and float32
 CHANNELS = ((1, 1), (1, 3), (3, 1), (2, 3))
@@ -568,3 +569,50 @@ def test_several_cotangents_of_stacked_models_in_groups_equal_one_by_one(in_grou
 @each_kind
 def test_stacks_of_stacks_in_groups_equal_one_by_one(in_groups, pair):
     test_stacks_of_stacks_equal_one_by_one(pair, (0, 0, 0))
+
+
+# Grey images, whose convolution is one operation to torch
+
+GREY = {"overlapping": (4, 2, 3), "side by side": (2, 2, 3), "by one": (3, 1, 4), "with gaps": (2, 3, 2)}
+each_grey = pytest.mark.parametrize(("kernel", "stride", "size"), GREY.values(), ids=GREY)
+
+
+def grey(kernel, stride, size, dtype=torch.float32):
+    """A cotangent, a kernel and the size of its images, one pixel more than the windows cover."""
+    of_images = (size - 1) * stride + kernel + 1
+    return normal(5, 2, 3, size, size).to(dtype), normal(6, 3, 1, kernel, kernel).to(dtype), [of_images, of_images + 1]
+
+
+@each_grey
+def test_grey_images_equal_torchs_own(kernel, stride, size):
+    g, w, images = grey(kernel, stride, size, torch.float64)
+    x = torch.zeros(2, 1, *images, dtype=torch.float64, requires_grad=True)
+    covered = x[..., :-1, :-2]
+    (expected,) = grad(nn.functional.conv2d(covered, w, stride=stride), x, g)
+    torch.testing.assert_close(layers._grey(g, w, images, [stride, stride]), expected, rtol=EXACT, atol=EXACT)
+
+
+@each_grey
+def test_grey_images_are_a_pure_operation_whose_layout_torch_knows(kernel, stride, size):
+    """Also to steps that are recorded with tensors without values; and it writes into no argument."""
+    g, w, images = grey(kernel, stride, size)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(layers._grey, (g, w, images, [stride, stride]), test_utils=tests)
+    found = layers._grey(g, w, images, [stride, stride])
+    assert layers._channels_last(found) is found
+
+
+def test_a_recorded_step_of_grey_images_writes_nowhere():
+    convolution = Convolution(1, 3, 4, 2)
+
+    def gradient(x):
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            return grad(convolution(x).square().sum(), x)[0]
+
+    x = normal(0, 2, 1, 8, 8).float()
+    module = traced(gradient, x)
+    operations = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    assert torch.ops.gan_influence.of_grey_images.default in operations
+    assert not any(one._schema.is_mutable for one in operations if hasattr(one, "_schema"))
+    assert torch.equal(module(x), gradient(x))

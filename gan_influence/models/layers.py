@@ -11,7 +11,7 @@ times as fast so, and no layer after it has to lay them out anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -65,19 +65,38 @@ def _of_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
     if _is_pixelwise(w, geometry):
         return _images(_pixels(g) @ w.flatten(1), x.shape)
     if w.shape[1] == 1 and _channels_go_last(g) and not geometry.transposed and geometry.groups == 1:
-        return _of_grey_images(g, w, x, geometry)
+        return _grey(g, w, x.shape[2:], geometry.stride)
     return _backward(g, x, w, geometry, [True, False, False])[0]
 
 
-def _of_grey_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-    """Of one channel, for which torch's own takes four times as long: a product, and its patches laid over another."""
-    height, width, down, right = *g.shape[2:], *geometry.stride
-    patches = w.flatten(1).T @ _pixels(g).T
-    images = torch.zeros_like(x)
-    for k, patch in enumerate(patches.view(w[0].numel(), len(g), height, width)):
+def _of_grey_images(g: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Of one channel, for which torch's own takes four times as long: a product, and its patches laid over another.
+
+    One operation to torch, so that a step's recording writes nowhere: the images that are added up here are its own.
+    """
+    n, _, height, width = g.shape
+    patches = (w.flatten(1).T @ _pixels(g).T).view(w[0].numel(), n, height, width)
+    (down, right), (pixels, row) = stride, (size[0] * size[1], size[1])
+    images = _empty_grey_images(g, w, size, stride).zero_()
+    for k, patch in enumerate(patches.unbind()):
         i, j = divmod(k, w.shape[3])
-        images[:, 0, i : i + down * height : down, j : j + right * width : right] += patch
+        images.as_strided(patch.shape, (pixels, down * row, right), i * row + j).add_(patch)
     return images
+
+
+def _empty_grey_images(g: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """In the layout in which the other operations of a convolution leave their images: see ``_channels_last``."""
+    height, width = size
+    return g.new_empty_strided((len(g), 1, height, width), (height * width, 1, width, 1))
+
+
+_grey = torch.library.custom_op(
+    "gan_influence::of_grey_images",
+    _of_grey_images,
+    mutates_args=(),
+    schema="(Tensor g, Tensor w, SymInt[] size, SymInt[] stride) -> Tensor",
+)
+_grey.register_fake(_empty_grey_images)
 
 
 def _of_kernel(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
