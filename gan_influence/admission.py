@@ -7,7 +7,6 @@ players'; torch's second derivative of a step is the derivative of its first.
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +25,7 @@ from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.game import Game, Player, Players, Rows, first_rows
 from gan_influence.identity import globals_of
 from gan_influence.losses import LOSSES
+from gan_influence.randomness import draws
 from gan_influence.steps import step, step_inputs
 from gan_influence.trace import StepInputs, Trace
 
@@ -248,7 +247,7 @@ def _the_same_twice(
             given.copy_(before)
             first = call()
         second = call()
-    if not _equal(first, second) or all(_draws(trace.weights.device, call) for _ in range(_SUSPICIOUS)):
+    if not _equal(first, second) or draws(call, trace.weights.device):
         raise ValueError(
             f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
             f"dropout, which no replay can repeat; {_ADVICE.get(role, 'put it in eval() mode')}"
@@ -256,14 +255,6 @@ def _the_same_twice(
     return first
 
 
-def _draws(device: torch.device, call: Callable[[], Tensor]) -> bool:
-    """Does the call move a generator of random numbers? The noise may be small, or rare, and still be drawn."""
-    before = _random_states(device)
-    call()
-    return before != _random_states(device)
-
-
-_SUSPICIOUS = 4  # times in a row; once may be another thread's doing
 _ADVICE = {
     "generator": "put it in eval() mode, or make the noise part of the latents",
     "loss": "make it a function of the logits alone",
@@ -327,12 +318,6 @@ def _numbers(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             for where, number in _numbers(part, depth - 1):
                 yield f"[{key!r}]{where}", number
-
-
-def _random_states(device: torch.device) -> tuple:
-    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-    _, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - to see whether others use it
-    return tuple(state.numpy().tobytes() for state in states), random.getstate(), np.asarray(keys).tobytes(), rest
 
 
 def _equal(one: Any, other: Any) -> bool:

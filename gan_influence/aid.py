@@ -19,7 +19,7 @@ from gan_influence.devices import repeatable
 from gan_influence.finite import check_product, check_scores
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
-from gan_influence.metrics.metric import Metric, metric_gradients
+from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
 from gan_influence.progress import shown
 from gan_influence.recording import Recorded
 from gan_influence.stacking import stacks
@@ -119,6 +119,7 @@ def aid(
     stops = [trace.steps] if at is None else trace.stops(at)
     theta = torch.stack([trace.theta(stop) for stop in stops])
     seen = torch.stack([trace.seen(stop) for stop in stops])
+    check_metric(metric, trace.game, seen[-1])
     gradient = metric_gradients(metric, trace.game, seen)
     shift = damping + trace.updates.weight_decays(theta)
 

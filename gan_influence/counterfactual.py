@@ -114,6 +114,7 @@ def counterfactuals(
         own = slice(len(found), len(found) + len(part.traces))
         found.append(_differences(part, several[own], rows[own], [], start, stops, chunk, progress))
     influence = torch.cat(found).to(traces[0].weights.dtype)
+    _check_finite(influence, several, stops)
     if at is None:
         influence = influence[:, :, 0]
     return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]
@@ -151,6 +152,18 @@ def counterfactual_and_rounding(
     runs, start, stops = _Runs([trace]), trace.window(last), [trace.steps]
     differences = _differences(runs, [[metric]], [rows], signs, start, stops, None, progress)[0, 0, 0]
     return differences[: len(rows)], differences[len(rows) :]
+
+
+def _check_finite(
+    influence: Float[Tensor, "runs metrics stops R"], metrics: list[list[Metric]], stops: list[int]
+) -> None:
+    bad = (~influence.isfinite()).nonzero().tolist()
+    if bad:
+        run, metric, stop, removal = bad[0]
+        raise ValueError(
+            f"metric {type(metrics[run][metric]).__name__} is NaN or infinite at step {stops[stop]}, without "
+            f"removals[{removal}] or with all rows: look at logarithms, roots and divisions in it"
+        )
 
 
 def _differences(

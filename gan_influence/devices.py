@@ -68,4 +68,6 @@ def check_device(device: torch.device | str) -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Torch says so in several ways."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _SAYS_OUT_OF_MEMORY)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in _SAYS_OUT_OF_MEMORY
+    )

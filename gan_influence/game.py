@@ -160,6 +160,7 @@ class Game:
 
     Attributes:
         stacks: can torch batch several models of it? ``None`` until :func:`gan_influence.stacking.stacks` finds out.
+        measured_apart: metrics of which torch cannot batch several models.
 
     Raises:
         TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
@@ -183,6 +184,7 @@ class Game:
             raise ValueError(f"l2_of must be one of {', '.join(_REGULARISED)}, got {l2_of!r}")
         self.l2_of = l2_of
         self.stacks: bool | None = None
+        self.measured_apart: list[Any] = []
         if generator is not None:
             _reject_shared_parameters(generator, discriminator)
         _common_dtype(self.generator, self.discriminator)
@@ -236,6 +238,7 @@ class Game:
     def snapshot(self, device: torch.device) -> Game:
         """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
         snapshot = copy.copy(self)
+        snapshot.measured_apart = []
         snapshot.generator, snapshot.discriminator = (player.copied(device) for player in self.players)
         return snapshot
 

@@ -14,7 +14,7 @@ from gan_influence.adjoint import Linearised
 from gan_influence.checkpoint import DamagedFileError, Folder, digest
 from gan_influence.checks import is_real
 from gan_influence.finite import check_scores
-from gan_influence.metrics.metric import Metric, metric_gradients
+from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
 from gan_influence.progress import shown
 from gan_influence.recording import PullBack
 from gan_influence.stacking import stacks
@@ -63,6 +63,7 @@ def itd(
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)
 
+    check_metric(metric, trace.game, trace.seen(max(stops)))
     if len(stops) > 1:
         stacks(trace)
     order = sorted(range(len(stops)), key=lambda k: -stops[k])

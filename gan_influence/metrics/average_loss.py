@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_rows
+from gan_influence.metrics.metric import measure
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["AverageLoss"]
@@ -29,6 +30,7 @@ class AverageLoss:
         ValueError: inputs are empty or not finite, or there is not one target for each.
     """
 
+    @undisturbed
     def __init__(self, inputs: Float[Tensor, "n *instance"], targets: Tensor):
         check_rows("inputs", inputs)
         if not isinstance(targets, Tensor):
@@ -44,8 +46,7 @@ class AverageLoss:
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
-        with torch.no_grad():
-            return self.value(trace.players())
+        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric of this model, differentiable."""

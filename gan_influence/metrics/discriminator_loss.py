@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.metric import measure
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["DiscriminatorLoss"]
@@ -39,6 +40,7 @@ class DiscriminatorLoss:
         1.386294
     """
 
+    @undisturbed
     def __init__(self, reference: Float[Tensor, "n *instance"], latents: Float[Tensor, "K *latent"]):
         check_reference_and_latents(reference, latents)
         self.reference = reference.detach().clone()
@@ -46,8 +48,7 @@ class DiscriminatorLoss:
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
-        with torch.no_grad():
-            return self.value(trace.players())
+        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable in both."""

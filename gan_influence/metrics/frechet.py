@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from gan_influence.game import Players
 from gan_influence.metrics.chunks import Frozen, check_chunk, check_finite, generated_in_chunks, in_chunks
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.metric import measure
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["FrechetDistance"]
@@ -74,6 +76,7 @@ class FrechetDistance:
         2.0
     """
 
+    @undisturbed
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],
@@ -100,8 +103,7 @@ class FrechetDistance:
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
-        with torch.no_grad():
-            return self.value(trace.players())
+        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable twice; NaN where a feature is and ``torch.func`` hides that.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,6 +12,8 @@ from gan_influence.checks import is_real
 from gan_influence.game import Players
 from gan_influence.metrics.chunks import Frozen, check_chunk, check_finite, generated_in_chunks
 from gan_influence.metrics.inputs import check_generator, check_rows
+from gan_influence.metrics.metric import measure
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["InceptionScore"]
@@ -54,6 +55,7 @@ class InceptionScore:
         1.0
     """
 
+    @undisturbed
     def __init__(
         self,
         classifier: nn.Module,
@@ -74,8 +76,7 @@ class InceptionScore:
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
-        with torch.no_grad():
-            return self.value(trace.players())
+        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable.

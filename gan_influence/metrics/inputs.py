@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,9 @@ def check_rows(name: str, rows: object) -> None:
         ValueError: it is empty or not finite.
     """
     if not isinstance(rows, Tensor) or not rows.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor, got {getattr(rows, 'dtype', type(rows).__name__)}")
+        kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+        hint = ": convert it with torch.from_numpy" if isinstance(rows, np.ndarray) else ""
+        raise TypeError(f"{name} must be a floating-point tensor, got {kind}{hint}")
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError(f"{name} must hold at least one row, got shape {tuple(rows.shape)}")
     if not rows.isfinite().all():

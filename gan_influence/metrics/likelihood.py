@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +11,8 @@ from gan_influence.checks import is_real
 from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
 from gan_influence.metrics.log_sums import mean_log_sum
+from gan_influence.metrics.metric import measure
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["AverageLogLikelihood"]
@@ -46,6 +47,7 @@ class AverageLogLikelihood:
         -0.918939
     """
 
+    @undisturbed
     def __init__(
         self,
         reference: Float[Tensor, "n *instance"],
@@ -63,8 +65,7 @@ class AverageLogLikelihood:
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
-        with torch.no_grad():
-            return self.value(trace.players())
+        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable."""
