@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gan_influence.checks import is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.identity import of_game
-from gan_influence.metrics.metric import Metric, metric_value, metric_values
+from gan_influence.metrics.metric import Metric, check_metric, metric_value, metric_values
 from gan_influence.progress import shown
 from gan_influence.stacking import stacks
 from gan_influence.steps import DivergenceError, states
@@ -108,6 +108,8 @@ def counterfactuals(
     several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
     if len(several) != len(traces) or len({len(own) for own in several}) > 1:
         raise ValueError(f"each of {len(traces)} runs must have as many metrics, got {[len(own) for own in several]}")
+    for metric in several[0]:
+        check_metric(metric, traces[0].game, traces[0].seen())
     together = [runs] if len(traces) == 1 or stacks(traces[0]) else [_Runs([trace]) for trace in traces]
     found: list[Tensor] = []
     for part in together:

@@ -20,7 +20,17 @@ from gan_influence.checks import is_whole
 from gan_influence.devices import repeatable
 from gan_influence.game import Players
 
-__all__ = ["Frozen", "check_chunk", "check_finite", "generated_in_chunks", "in_chunks"]
+__all__ = [
+    "Frozen",
+    "check_chunk",
+    "check_each_alone",
+    "check_finite",
+    "generated_in_chunks",
+    "in_chunks",
+    "_is_transformed",
+]
+
+_PROBED = 4  # rows, to see whether each is treated by itself
 
 
 class Frozen:
@@ -49,7 +59,7 @@ class Frozen:
         if held.device != images.device:
             self.module.to(images.device)
         with repeatable(images.device):
-            return self.call(images)
+            return self.call(images.clone())  # it may work in place, and others look at these images too
 
 
 def in_chunks(
@@ -88,6 +98,39 @@ def check_chunk(chunk: object) -> None:
     """
     if not is_whole(chunk) or chunk < 1:
         raise ValueError(f"chunk must be a whole number of rows >= 1, got {chunk!r}")
+
+
+def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *row"], name: str) -> None:
+    """Is a row's output its own, whatever else is in its chunk, and the same at every call?
+
+    A few rows are looked at; inside the transforms of ``torch.func``, where no value can be read, none.
+
+    Raises:
+        ValueError: it is not; the message begins with ``name``.
+    """
+    few = rows[:_PROBED]
+    with torch.no_grad():
+        together = function(few)
+        if _is_transformed(together) or not isinstance(together, Tensor) or len(together) != len(few):
+            return  # what is no row of outputs an image is told elsewhere
+        alone = torch.cat([function(row) for row in few.split(1)])
+        again = function(few)
+    if not torch.equal(together, again) and together.isfinite().all():
+        raise ValueError(
+            f"{name} gives something else for the same rows at each call: put dropout in eval() mode, and draw what is "
+            "random once"
+        )
+    scale = float(together.abs().nan_to_num(0, 0, 0).max())
+    off = float((alone - together).abs().nan_to_num(0, 0, 0).max())
+    if off > _ROUNDING * torch.finfo(rows.dtype).eps * scale:
+        raise ValueError(
+            f"{name} gives a row another output beside other rows than alone, off by {off:.2g}: it uses batch "
+            "statistics, so that a metric in chunks would depend on how rows are put together. Use GroupNorm or "
+            "LayerNorm, or put it in eval() mode with running statistics"
+        )
+
+
+_ROUNDING = 1e3  # of a network's output, in units of its last place: kernels differ with the number of rows
 
 
 def check_finite(outputs: Float[Tensor, "n *outputs"], network: str, images: str) -> None:

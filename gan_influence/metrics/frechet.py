@@ -13,7 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence.game import Players
-from gan_influence.metrics.chunks import Frozen, check_chunk, check_finite, generated_in_chunks, in_chunks
+from gan_influence.metrics.chunks import (
+    Frozen,
+    check_chunk,
+    check_each_alone,
+    check_finite,
+    generated_in_chunks,
+    in_chunks,
+)
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
 from gan_influence.metrics.metric import measure
 from gan_influence.surroundings import undisturbed
@@ -94,6 +101,7 @@ class FrechetDistance:
         self.image_shape = reference.shape[1:]
         self.latents = latents.detach().clone()
         self.chunk = chunk
+        check_each_alone(self.extractor, reference.detach(), "the feature extractor")
         with torch.no_grad():
             of_reference = in_chunks(self._features, reference.detach(), chunk)
             check_finite(of_reference, "features", "reference")
@@ -104,6 +112,15 @@ class FrechetDistance:
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
         return measure(self, trace)
+
+    def check(self, players: Players) -> None:
+        """Does the generator make each image by itself?
+
+        Raises:
+            ValueError: it does not, so that the metric would depend on ``chunk``.
+        """
+        check_generator("FrechetDistance", players, self.latents.dtype)
+        check_each_alone(players.generate, self.latents, "the generator")
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable twice; NaN where a feature is and ``torch.func`` hides that.
@@ -132,6 +149,11 @@ class FrechetDistance:
                 f"but the metric's reference has images of shape {tuple(self.image_shape)}"
             )
         features = self.extractor(images)
+        if isinstance(features, Tensor) and not features.is_floating_point():
+            raise TypeError(
+                f"features gave {features.dtype} numbers: they must be real and floating-point; take the real and the "
+                "imaginary part of complex ones apart, with torch.view_as_real"
+            )
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != len(images):
             got = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"features gave {got} for {len(images)} images: it must give one row an image")
@@ -186,7 +208,7 @@ def _extractor(features: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Call
         return Frozen("feature extractor", features, dtype)
     if not callable(features):
         raise TypeError(f"features must be a module or a function of images, got {type(features).__name__}")
-    return features
+    return lambda images: features(images.clone())  # it may work in place, and others look at these images too
 
 
 def _warn_of_singular_covariances(features: int, counts: dict[str, int]) -> None:

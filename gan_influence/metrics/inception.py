@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Real
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence.checks import is_real
 from gan_influence.game import Players
-from gan_influence.metrics.chunks import Frozen, check_chunk, check_finite, generated_in_chunks
+from gan_influence.metrics.chunks import (
+    Frozen,
+    check_chunk,
+    check_each_alone,
+    check_finite,
+    generated_in_chunks,
+)
 from gan_influence.metrics.inputs import check_generator, check_rows
 from gan_influence.metrics.metric import measure
 from gan_influence.surroundings import undisturbed
@@ -78,6 +86,22 @@ class InceptionScore:
         """The metric at the end of the run."""
         return measure(self, trace)
 
+    def check(self, players: Players) -> None:
+        """Are images made and classified each by itself, and into logits?
+
+        Raises:
+            ValueError: they are not, so that the metric would depend on ``chunk``.
+
+        Warns:
+            RuntimeWarning: the classifier gives probabilities.
+        """
+        check_generator("InceptionScore", players, self.latents.dtype)
+        check_each_alone(players.generate, self.latents, "the generator")
+        with torch.no_grad():
+            images = players.generate(self.latents[: self.chunk])
+            check_each_alone(self.classifier, images, "the classifier")
+            _warn_of_probabilities(self._logits(images))
+
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable.
 
@@ -94,6 +118,8 @@ class InceptionScore:
 
     def _logits(self, images: Float[Tensor, "n *image"]) -> Float[Tensor, "n classes"]:
         logits = self.classifier(images)
+        if isinstance(logits, Tensor) and not logits.is_floating_point():
+            raise TypeError(f"the classifier gave {logits.dtype} numbers: logits are real and floating-point")
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
         if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
             got = f"shape {shape}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -102,6 +128,17 @@ class InceptionScore:
                 f"more, ({len(images)}, classes)"
             )
         return logits.double()
+
+
+def _warn_of_probabilities(logits: Float[Tensor, "K classes"]) -> None:
+    """Rows of numbers between 0 and 1 that sum to 1 are no logits. (Logarithms of such are.)"""
+    if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 1e-4:
+        warnings.warn(
+            "the classifier gives probabilities, as if it ended in a softmax, but the Inception score takes logits and "
+            "has a softmax of its own: leave the classifier's out",
+            RuntimeWarning,
+            stacklevel=6,
+        )
 
 
 def _check_accuracy(classifier: nn.Module, least: float) -> None:

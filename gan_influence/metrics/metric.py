@@ -26,6 +26,8 @@ _MODELS_AT_ONCE = 4
 class Metric(Protocol):
     """A scalar measured at one ``theta``: any object with this method can be scored.
 
+    With a method ``check(players)`` besides, it is asked once before it is measured; what it raises is passed on.
+
     Example:
         >>> class MeanOfGenerated:
         ...     def __init__(self, latents):
@@ -47,6 +49,8 @@ def measure(metric: Metric, trace: Trace) -> Float[Tensor, ""]:
         TypeError: the metric is no metric or not a scalar.
         ValueError: it is NaN or infinite.
     """
+    if hasattr(metric, "check"):
+        metric.check(trace.players())
     value = metric_value(metric, trace.game, trace.seen())
     if not value.isfinite():
         raise _not_finite(metric, f"is {float(value)}")
@@ -116,6 +120,8 @@ def check_metric(metric: Metric, game: Game, theta: Float[Tensor, " d"]) -> None
     def call() -> Tensor:
         return metric_value(metric, game, theta)
 
+    if hasattr(metric, "check"):  # what it asks of the players besides
+        metric.check(Players(game, *game.split(theta)))
     first = call()
     if not first.isfinite():
         raise _not_finite(metric, f"is {float(first)}")
