@@ -139,7 +139,7 @@ ROWS = torch.zeros(3, 1)
 OUT_OF_RANGE = {
     "tiny": (ROWS.double(), 1e-200, r"between 7.5e-155 and 1.3e\+154 for rows of torch.float64"),
     "huge": (ROWS.double(), 1e200, r"between 7.5e-155 and 1.3e\+154 for rows of torch.float64"),
-    "smallest": (ROWS.double(), 5e-324, r"got 5e-324: measure the rows in units nearer to the bandwidth"),
+    "smallest": (ROWS.double(), 5e-324, r"got 5e-324: measure the rows in other units"),
     "float32-tiny": (ROWS, 1e-30, r"between 5.4e-20 and 1.8e\+19 for rows of torch.float32, .*got 1e-30"),
     "float32-huge": (ROWS, 1e30, r"between 5.4e-20 and 1.8e\+19 for rows of torch.float32, .*got 1e\+30"),
     "half": (ROWS.half(), 1e-3, r"between 0.0039 and 2.6e\+02 for rows of torch.float16"),

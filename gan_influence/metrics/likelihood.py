@@ -97,5 +97,5 @@ def _check_bandwidth(bandwidth: object, dtype: torch.dtype) -> None:
     if not 1 / largest <= bandwidth <= largest:
         raise ValueError(
             f"bandwidth must lie between {1 / largest:.2g} and {largest:.2g} for rows of {dtype}, so that its "
-            f"square and the inverse of that stay in range, got {bandwidth!r}: measure the rows in units nearer to the bandwidth"
+            f"square and the inverse of that stay in range, got {bandwidth!r}: measure the rows in other units"
         )

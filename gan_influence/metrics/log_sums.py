@@ -55,7 +55,7 @@ def _numbers_a_row(g: Float[Tensor, "K d"], apart: bool) -> int:
 def _exponents_by_difference(
     x: Float[Tensor, "n d"], g: Float[Tensor, "K d"], precision: float
 ) -> Float[Tensor, "n K"]:
-    return -0.5 * precision * (x[:, None] - g).square().sum(2)
+    return -0.5 * precision * (x.T[:, :, None] - g.T[:, None]).square().sum(0)
 
 
 class _Block(NamedTuple):
