@@ -89,6 +89,20 @@ def test_it_refuses_a_loss_that_mixes_the_pairs():
         value(AverageLoss(INPUTS, TARGETS[:, 0]), every_pair)
 
 
+@pytest.mark.parametrize(
+    ("loss", "targets", "error", "message"),
+    [
+        ("binary_cross_entropy", [1, -1, 1], ValueError, r"targets of binary_cross_entropy .* got -1 in row 1"),
+        ("binary_cross_entropy", [0, 0, 255], ValueError, r"targets of binary_cross_entropy .* got 255 in row 2"),
+        ("cross_entropy", [0, -100, 0], ValueError, r"class indices of cross_entropy .* got -100 in row 1"),
+        ("cross_entropy", [0.0, 0.0, 0.0], TypeError, r"class indices of cross_entropy .* got torch.float32"),
+    ],
+)
+def test_it_refuses_targets_outside_the_losss_range(loss, targets, error, message):
+    with pytest.raises(error, match=message):
+        value(AverageLoss(INPUTS, torch.tensor(targets)), game(loss))
+
+
 def test_it_refuses_a_game_of_two_players():
     with pytest.raises(TypeError, match=r"AverageLoss measures one-player games, but this game has two players"):
         value(AverageLoss(INPUTS, TARGETS), gi.Game(*gi.models.lqgan()))
