@@ -221,10 +221,11 @@ def _check_numbers(targets: Tensor) -> None:
 def _check_labels(targets: Tensor) -> None:
     if targets.is_complex():
         raise TypeError(f"targets of binary_cross_entropy must be real numbers, got {targets.dtype}")
+    values = targets.double()
     expected = "targets of binary_cross_entropy must be 0 or 1, or between them"
     _refuse(
-        ~((targets >= 0) & (targets <= 1)),
-        targets,
+        ~((values >= 0) & (values <= 1)),
+        values,
         expected,
         "turn labels -1 and 1 into (y + 1) / 2, 0 and 255 into y / 255",
     )
@@ -242,7 +243,9 @@ def _check_classes(targets: Tensor) -> None:
             "flatten them, or turn one-hot rows into targets.argmax(1)"
         )
     expected = "class indices of cross_entropy must count from 0"
-    _refuse(targets < 0, targets, expected, "number the classes from 0, and remove rows without one (torch's -100)")
+    _refuse(
+        targets.long() < 0, targets, expected, "number the classes from 0, and remove rows without one (torch's -100)"
+    )
 
 
 def _check_probabilities(targets: Tensor) -> None:

@@ -80,6 +80,8 @@ GOOD_TARGETS = {
     "soft-labels": (BINARY, torch.tensor([0.1, 0.9])),
     "classes": (CROSS, CLASSES),
     "narrow-classes": (CROSS, CLASSES.to(torch.uint8)),
+    "unsigned-labels": (BINARY, torch.tensor([0, 1]).to(torch.uint16)),
+    "unsigned-classes": (CROSS, CLASSES.to(torch.uint16)),
     "probabilities": (CROSS, PROBABILITIES),
     "rounded-probabilities": (CROSS, torch.arange(500.0).sin().reshape(50, 10).softmax(1).half()),
     "numbers": (SQUARED, torch.tensor([-3.0, 255.0])),
