@@ -249,14 +249,11 @@ def _check_classes(targets: Tensor) -> None:
 
 
 def _check_probabilities(targets: Tensor) -> None:
-    """Of each class, a row: each at least 0 and, but for rounding, 1 together."""
-    expected = "probabilities of the classes of cross_entropy must lie between 0 and 1"
-    fix = "give class indices, or probabilities that sum to 1 in each row"
-    _refuse(~((targets >= 0) & (targets <= 1)), targets, expected, fix)
+    """One of each class in a row: none below 0 and, but for rounding, 1 together."""
+    name, fix = "probabilities of the classes of cross_entropy", "divide each row by its sum, or give class indices"
+    _refuse(~(targets >= 0), targets, f"{name} must be at least 0", fix)
     sums = targets.double().sum(1)
-    _refuse(
-        (sums - 1).abs() > 0.01, sums, "probabilities of the classes of cross_entropy must sum to 1 in each row", fix
-    )
+    _refuse((sums - 1).abs() > 0.01, sums, f"{name} must sum to 1 in each row", fix)
 
 
 def _refuse(bad: Tensor, values: Tensor, expected: str, fix: str) -> None:
