@@ -61,6 +61,14 @@ def test_later_changes_to_the_callers_tensors_do_not_reach_it():
     assert float(value(metric, game())) == pytest.approx(4 / 3)
 
 
+def test_made_under_inference_mode_it_can_be_differentiated_elsewhere():
+    with torch.inference_mode():
+        metric = AverageLoss(INPUTS.clone(), TARGETS.clone())
+    of = game()
+    (slope,) = metric_gradients(metric, of, of.theta()[None])
+    assert slope.tolist() == pytest.approx([(0 + 2 + 2) / 3, 0])
+
+
 BAD_INPUT = {
     "list": ({"inputs": [[1.0]]}, TypeError, r"inputs must be a floating-point tensor, got list"),
     "nan": ({"inputs": INPUTS * math.nan}, ValueError, r"inputs contains NaN or infinity"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from gan_influence.game import Players
 from gan_influence.losses import check_targets
 from gan_influence.metrics.inputs import check_rows
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["AverageLoss"]
@@ -30,6 +31,7 @@ class AverageLoss:
         ValueError: inputs are empty or not finite, or there is not one target for each.
     """
 
+    @undisturbed
     def __init__(self, inputs: Float[Tensor, "n *instance"], targets: Tensor):
         check_rows("inputs", inputs)
         if not isinstance(targets, Tensor):
@@ -43,6 +45,7 @@ class AverageLoss:
         self.inputs = inputs.detach().clone()
         self.targets = targets.detach().clone()
 
+    @undisturbed
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
         with torch.no_grad():

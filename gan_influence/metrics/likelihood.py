@@ -12,6 +12,7 @@ from gan_influence.checks import is_real
 from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
 from gan_influence.metrics.log_sums import lie_apart, mean_log_sum
+from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["AverageLogLikelihood"]
@@ -48,6 +49,7 @@ class AverageLogLikelihood:
         -0.918939
     """
 
+    @undisturbed
     def __init__(
         self,
         reference: Float[Tensor, "n *instance"],
@@ -63,6 +65,7 @@ class AverageLogLikelihood:
         self.bandwidth = float(bandwidth)
         self.apart = lie_apart(self.centered, 1 / self.bandwidth**2)
 
+    @undisturbed
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
         with torch.no_grad():
