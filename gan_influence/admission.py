@@ -24,7 +24,7 @@ from gan_influence.adjoint import FieldGraph
 from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.game import Game, Player, Players, Rows, first_rows
 from gan_influence.identity import globals_of
-from gan_influence.losses import LOSSES
+from gan_influence.losses import LOSSES, check_targets
 from gan_influence.randomness import draws
 from gan_influence.steps import step, step_inputs
 from gan_influence.trace import StepInputs, Trace
@@ -51,6 +51,7 @@ def check_data(game: Game, data: Rows) -> None:
             raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
         if targets.is_floating_point() and not targets.isfinite().all():
             raise ValueError("targets contain NaN or infinity: remove or repair such rows")
+        check_targets(game.loss, targets)
     rows = first_rows(data)
     if not isinstance(rows, Tensor) or (isinstance(data, tuple) and not game.one_player):
         raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")

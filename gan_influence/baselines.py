@@ -22,16 +22,30 @@ def isolation_forest(rows: Float[Tensor, "N *instance"], seed: int = 0) -> Float
     Raises:
         ImportError: scikit-learn is not installed.
         TypeError: rows are no floating-point tensor.
-        ValueError: rows are empty or not finite.
+        ValueError: rows are empty or not finite, or have numbers beyond float32, in which scikit-learn's trees compare.
     """
     try:
         from sklearn.ensemble import IsolationForest
     except ImportError as error:
         raise ImportError("isolation_forest needs scikit-learn: pip install scikit-learn") from error
     check_rows("rows", rows)
-    flat = rows.detach().reshape(len(rows), -1).cpu().numpy()
+    flat = _float_rows(rows).cpu().numpy()
     scores = IsolationForest(random_state=seed).fit(flat).score_samples(flat)
     return torch.from_numpy(scores).to(rows.device)
+
+
+def _float_rows(rows: Float[Tensor, "N *instance"]) -> Float[Tensor, "N d"]:
+    """Flattened, and at least float32: NumPy has no bfloat16."""
+    flat = rows.detach().reshape(len(rows), -1)
+    largest = torch.finfo(torch.float32).max
+    beyond = (flat.abs() > largest).nonzero()
+    if len(beyond):
+        row, column = beyond[0].tolist()
+        raise ValueError(
+            f"rows[{row}] holds {flat[row, column].item():.3g}, but isolation_forest compares in float32, up to "
+            f"{largest:.3g}: divide the rows by a constant"
+        )
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
 
 
 def random_order(n: int, seed: int) -> Float[Tensor, " n"]:

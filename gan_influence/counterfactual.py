@@ -108,8 +108,6 @@ def counterfactuals(
     several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
     if len(several) != len(traces) or len({len(own) for own in several}) > 1:
         raise ValueError(f"each of {len(traces)} runs must have as many metrics, got {[len(own) for own in several]}")
-    for metric in several[0]:
-        check_metric(metric, traces[0].game, traces[0].seen())
     together = [runs] if len(traces) == 1 or stacks(traces[0]) else [_Runs([trace]) for trace in traces]
     found: list[Tensor] = []
     for part in together:
@@ -117,6 +115,8 @@ def counterfactuals(
         found.append(_differences(part, several[own], rows[own], [], start, stops, chunk, progress))
     influence = torch.cat(found).to(traces[0].weights.dtype)
     _check_finite(influence, several, stops)
+    for metric in several[0]:
+        check_metric(metric, traces[0].game, traces[0].seen())
     if at is None:
         influence = influence[:, :, 0]
     return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]

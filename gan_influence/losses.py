@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import (
@@ -23,7 +24,16 @@ from torch.nn.functional import (
     softplus,
 )
 
-__all__ = ["LOSSES", "ONE_PLAYER_LOSSES", "Loss", "PairCost", "RowLoss", "resolve", "resolve_one_player"]
+__all__ = [
+    "LOSSES",
+    "ONE_PLAYER_LOSSES",
+    "Loss",
+    "PairCost",
+    "RowLoss",
+    "check_targets",
+    "resolve",
+    "resolve_one_player",
+]
 
 Cost = Callable[[Float[Tensor, " rows"]], Float[Tensor, " rows"]]
 PairCost = Callable[[Tensor, Tensor], Float[Tensor, " rows"]]
@@ -139,6 +149,8 @@ def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    if not targets.is_floating_point():
+        targets = targets.long()  # torch takes no other signed whole numbers
     return cross_entropy(outputs, targets, reduction="none")
 
 
@@ -150,9 +162,9 @@ def _binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 ONE_PLAYER_LOSSES: dict[str, PairCost] = {
     # |f(x) - y|^2 / 2; outputs (n,) or (n, k), targets of as many numbers.
     "squared_error": _squared_error,
-    # -log softmax(f(x))_y; outputs (n, classes), targets (n,) class indices.
+    # -log softmax(f(x))_y; outputs (n, classes), targets (n,) class indices, or (n, classes) probabilities.
     "cross_entropy": _cross_entropy,
-    # -log sigmoid(+-f(x)); outputs (n,) or (n, 1), targets 0 or 1.
+    # -log sigmoid(+-f(x)); outputs (n,) or (n, 1), targets 0 or 1, or probabilities of 1 between them.
     "binary_cross_entropy": _binary_cross_entropy,
 }
 
@@ -172,3 +184,84 @@ def resolve_one_player(loss: object) -> PairCost:
     if not callable(loss):
         raise TypeError(f"the loss of a one-player game is a function (outputs, targets) -> (n,), or one of {known}")
     return loss
+
+
+def check_targets(loss: object, targets: Tensor) -> None:
+    """Whether these are targets as the one-player loss takes them, as far as that shows without a model's outputs.
+
+    The losses themselves do not look: at every step that would cost a pass over the targets. Of a function of the
+    user's own nothing is known, and nothing is checked.
+
+    Args:
+        loss: a name in ``ONE_PLAYER_LOSSES``, or what :func:`resolve_one_player` gave for it.
+        targets: of all rows.
+
+    Raises:
+        TypeError: targets are of a data type that the loss cannot use, such as class indices that are no whole numbers.
+        ValueError: some are outside the loss's range, such as -1 or 255 for ``binary_cross_entropy``, a negative class
+            index, or probabilities that do not sum to 1; or class indices are of another shape than ``(n,)``.
+    """
+    cost = ONE_PLAYER_LOSSES.get(loss) if isinstance(loss, str) else loss
+    if cost is _squared_error:
+        _check_numbers(targets)
+    elif cost is _cross_entropy and targets.is_floating_point() and targets.ndim == 2:
+        _check_probabilities(targets)
+    elif cost is _cross_entropy:
+        _check_classes(targets)
+    elif cost is _binary_cross_entropy:
+        _check_labels(targets)
+
+
+def _check_numbers(targets: Tensor) -> None:
+    if targets.dtype == torch.bool or targets.is_complex():
+        raise TypeError(f"targets of squared_error must be real numbers, got {targets.dtype}: convert them to floats")
+    _refuse(~targets.isfinite(), targets, "targets of squared_error must be finite", "repair or remove such rows")
+
+
+def _check_labels(targets: Tensor) -> None:
+    if targets.is_complex():
+        raise TypeError(f"targets of binary_cross_entropy must be real numbers, got {targets.dtype}")
+    values = targets.double()
+    expected = "targets of binary_cross_entropy must be 0 or 1, or between them"
+    _refuse(
+        ~((values >= 0) & (values <= 1)),
+        values,
+        expected,
+        "turn labels -1 and 1 into (y + 1) / 2, 0 and 255 into y / 255",
+    )
+
+
+def _check_classes(targets: Tensor) -> None:
+    if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        raise TypeError(
+            f"class indices of cross_entropy must be whole numbers, got {targets.dtype}{_first_row(targets)}: "
+            "give targets.long()"
+        )
+    if targets.ndim != 1:
+        raise ValueError(
+            f"class indices of cross_entropy must have shape (n,), got {tuple(targets.shape)}: "
+            "flatten them, or turn one-hot rows into targets.argmax(1)"
+        )
+    expected = "class indices of cross_entropy must count from 0"
+    _refuse(
+        targets.long() < 0, targets, expected, "number the classes from 0, and remove rows without one (torch's -100)"
+    )
+
+
+def _check_probabilities(targets: Tensor) -> None:
+    """One of each class in a row: none below 0 and, but for rounding, 1 together."""
+    name, fix = "probabilities of the classes of cross_entropy", "divide each row by its sum, or give class indices"
+    _refuse(~(targets >= 0), targets, f"{name} must be at least 0", fix)
+    sums = targets.double().sum(1)
+    _refuse((sums - 1).abs() > 0.01, sums, f"{name} must sum to 1 in each row", fix)
+
+
+def _refuse(bad: Tensor, values: Tensor, expected: str, fix: str) -> None:
+    """Raise a ValueError that names the first bad value, and its row, where there is one."""
+    if bad.any():
+        where = tuple(bad.nonzero()[0].tolist())
+        raise ValueError(f"{expected}, got {values[where].item():.6g} in row {where[0]}: {fix}")
+
+
+def _first_row(targets: Tensor) -> str:
+    return f", {targets.flatten()[0].item()} in row 0" if targets.numel() else ""

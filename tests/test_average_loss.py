@@ -61,6 +61,14 @@ def test_later_changes_to_the_callers_tensors_do_not_reach_it():
     assert float(value(metric, game())) == pytest.approx(4 / 3)
 
 
+def test_made_under_inference_mode_it_can_be_differentiated_elsewhere():
+    with torch.inference_mode():
+        metric = AverageLoss(INPUTS.clone(), TARGETS.clone())
+    of = game()
+    (slope,) = metric_gradients(metric, of, of.theta()[None])
+    assert slope.tolist() == pytest.approx([(0 + 2 + 2) / 3, 0])
+
+
 BAD_INPUT = {
     "list": ({"inputs": [[1.0]]}, TypeError, r"inputs must be a floating-point tensor, got list"),
     "nan": ({"inputs": INPUTS * math.nan}, ValueError, r"inputs contains NaN or infinity"),
@@ -87,6 +95,20 @@ def test_it_refuses_a_loss_that_mixes_the_pairs():
     every_pair = game(lambda f, y: (f - y).square())  # (3, 1) against (3,)
     with pytest.raises(ValueError, match=r"gave shape \(3, 3\) for 3 pairs: .*outputs are \(3, 1\), targets \(3,\)"):
         value(AverageLoss(INPUTS, TARGETS[:, 0]), every_pair)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "error", "message"),
+    [
+        ("binary_cross_entropy", [1, -1, 1], ValueError, r"targets of binary_cross_entropy .* got -1 in row 1"),
+        ("binary_cross_entropy", [0, 0, 255], ValueError, r"targets of binary_cross_entropy .* got 255 in row 2"),
+        ("cross_entropy", [0, -100, 0], ValueError, r"class indices of cross_entropy .* got -100 in row 1"),
+        ("cross_entropy", [0.0, 0.0, 0.0], TypeError, r"class indices of cross_entropy .* got torch.float32"),
+    ],
+)
+def test_it_refuses_targets_outside_the_losss_range(loss, targets, error, message):
+    with pytest.raises(error, match=message):
+        value(AverageLoss(INPUTS, torch.tensor(targets)), game(loss))
 
 
 def test_it_refuses_a_game_of_two_players():

@@ -33,6 +33,12 @@ def test_rows_of_any_shape_are_flattened():
     assert isolation_forest(images[:, 0, 0]).shape == (20,)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_few_digits_are_scored_as_the_float32_that_they_equal(dtype):
+    rounded = ROWS.to(dtype)
+    assert same_bits(isolation_forest(rounded), isolation_forest(rounded.float()))
+
+
 def test_without_scikit_learn_the_isolation_forest_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     with pytest.raises(ImportError, match="isolation_forest needs scikit-learn: pip install scikit-learn"):
@@ -45,6 +51,11 @@ def test_without_scikit_learn_the_isolation_forest_says_what_to_install(monkeypa
         ([[1.0]], TypeError, r"rows must be a floating-point tensor, got list"),
         (ROWS[:0], ValueError, r"rows must hold at least one row"),
         (ROWS * math.nan, ValueError, r"rows contains NaN or infinity"),
+        (
+            ROWS * 1e39,
+            ValueError,
+            r"rows\[\d+\] holds -?\d.*, but isolation_forest compares in float32, up to 3.4e\+38",
+        ),
     ],
 )
 def test_the_isolation_forest_refuses(rows, error, message):

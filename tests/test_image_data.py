@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import threading
+import zlib
 from fractions import Fraction
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -720,6 +721,58 @@ def test_more_than_8_bits_a_value_are_refused(tmp_path, colours):
         images(tmp_path, colours=colours)
 
 
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def write_png(path, depth, colour_type, rows, *chunks):
+    """Two pixels wide, of raw rows."""
+    header = struct.pack(">2I5B", 2, len(rows), depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    parts = [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg"])  # a file is what it holds, not what it is called
+@pytest.mark.parametrize(("colour_type", "values"), [(2, 3), (4, 2), (6, 4)], ids=["RGB", "LA", "RGBA"])
+@pytest.mark.parametrize("colours", [None, 1, 3])
+def test_a_png_of_16_bits_a_value_is_refused_whatever_its_colours(tmp_path, name, colour_type, values, colours):
+    save(tmp_path / "a.png", noise(1, 2, 3))
+    pixel = struct.pack(f">{values}H", *[300] * (values - 1), 0xFFFF)  # the last is an alpha that is opaque
+    write_png(tmp_path / name, 16, colour_type, [2 * pixel])
+    with pytest.raises(ValueError, match=rf"{name} has 16 bits a value, of which only the first 8 would be read: save"):
+        images(tmp_path, colours=colours)
+
+
+@pytest.mark.parametrize(("depth", "row", "levels"), [(2, 0b0110_0000, [85, 170]), (4, 0x1E, [17, 238])], ids=str)
+def test_a_png_of_fewer_than_8_bits_is_stretched_to_all_levels(tmp_path, depth, row, levels):
+    write_png(tmp_path / "x.png", depth, 0, [bytes([row])])
+    assert read(tmp_path).flatten().tolist() == levels
+    write_png(tmp_path / "x.png", depth, 0, [bytes([row])], chunk(b"tRNS", struct.pack(">H", 0)))  # 0 does not occur
+    assert read(tmp_path).flatten().tolist() == levels
+
+
+@pytest.mark.parametrize(("depth", "row"), [(1, 0b0100_0000), (2, 0b0110_0000), (4, 0x1E)], ids=str)
+def test_a_transparent_grey_of_fewer_than_8_bits_is_refused(tmp_path, depth, row):
+    write_png(tmp_path / "x.png", depth, 0, [bytes([row])], chunk(b"tRNS", struct.pack(">H", 1)))
+    with pytest.raises(ValueError, match=r"x.png is transparent in places"):
+        images(tmp_path)
+
+
+@pytest.mark.parametrize("colours", [None, 1, 3])
+def test_the_colours_of_a_printer_are_refused(tmp_path, colours):
+    Image.fromarray(noise(4, 4, 4), "CMYK").save(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match=r"x.jpg has mode CMYK, whose colours depend on the printer: save it as RGB"):
+        images(tmp_path, colours=colours)
+
+
+@pytest.mark.parametrize("array", [noise(4, 4).astype(np.float32), noise(4, 4).astype(np.uint16)], ids=["F", "I;16"])
+def test_a_tiff_of_another_name_is_refused(tmp_path, array):
+    save(tmp_path / "x.png", array, format="TIFF")
+    with pytest.raises(ValueError, match=r"x.png cannot be read as an image"):
+        images(tmp_path, colours=1)
+
+
 def lanczos(levels, size):
     """Weights sinc(u) sinc(u / 3) for |u| < 3, stretched over as many old pixels as go into a new one."""
     scale = levels.shape[0] / size
@@ -772,6 +825,12 @@ def test_of_an_animation_the_first_picture_is_taken(tmp_path):
     pictures = [Image.fromarray(noise(4, 4, seed=seed)) for seed in range(3)]
     pictures[0].save(tmp_path / "x.png", save_all=True, append_images=pictures[1:])
     assert (read(tmp_path)[0, 0] == noise(4, 4)).all()
+
+
+def test_of_an_animated_webp_the_first_picture_is_taken(tmp_path):
+    pictures = [Image.fromarray(noise(4, 4, 3, seed=seed)) for seed in range(3)]
+    pictures[0].save(tmp_path / "x.webp", save_all=True, append_images=pictures[1:], lossless=True)
+    assert (read(tmp_path)[0] == noise(4, 4, 3).transpose(2, 0, 1)).all()
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, (4,), (4, 0), (4, 4, 3), (4, None), "4"])

@@ -23,7 +23,7 @@ __all__ = ["ImageFolder", "images"]
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 _PLAIN = {"1": "L", "L": "L", "RGB": "RGB"}
-_CONVERTIBLE = {*_PLAIN, "CMYK", "LA", "P", "RGBA"}  # the others in such files have more than 8 bits a value
+_CONVERTIBLE = {*_PLAIN, "LA", "P", "RGBA"}  # the others in such files, but for CMYK, have more than 8 bits a value
 _TARGET = {1: "L", 3: "RGB"}
 
 
@@ -61,8 +61,8 @@ def images(
         FileNotFoundError: there is no such folder, or no image in it.
         ImportError: Pillow is not installed.
         TypeError: ``dtype`` is no floating-point type.
-        ValueError: an image cannot be read, is transparent, or differs from the first in size or mode; a size below 1;
-            colours other than 1 and 3.
+        ValueError: an image cannot be read, is transparent or CMYK, has more than 8 bits a value, or
+            differs from the first in size or mode; a size below 1; colours other than 1 and 3.
     """
     check_dtype(dtype)
     height_and_width = _height_and_width(size)
@@ -138,14 +138,37 @@ def _opened(path: Path) -> Image:
 
 
 def _check_mode(path: Path, image: Image, colours: int | None) -> None:
+    if image.mode == "CMYK":
+        raise ValueError(
+            f"{path} has mode CMYK, whose colours depend on the printer: save it as RGB, by its ICC profile"
+        )
     if image.mode not in _CONVERTIBLE:
         raise ValueError(f"{path} has mode {image.mode}, with more than 8 bits a value: save it with 8")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+    depth = _png_depth(path)
+    if depth > 8:
+        raise ValueError(f"{path} has {depth} bits a value, of which only the first 8 would be read: save it with 8")
+    if _is_transparent(image, depth):
         raise ValueError(f"{path} is transparent in places: lay it over a background first, and save it without alpha")
     if colours is None and image.mode not in _PLAIN:
         raise ValueError(
             f"{path} has mode {image.mode}, expected {', '.join(_PLAIN)}: give colours=1 or colours=3 to convert all"
         )
+
+
+def _png_depth(path: Path) -> int:
+    """Bits a value of a PNG, which Pillow keeps to itself; those of the other formats show in the mode."""
+    with path.open("rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG") else 8
+
+
+def _is_transparent(image: Image, depth: int) -> bool:
+    if not image.has_transparency_data:
+        return False
+    if image.mode == "L" and depth < 8:
+        image = image.copy()  # its levels were stretched to 0 ... 255, but the one that is transparent was not
+        image.info["transparency"] *= 255 // (2**depth - 1)
+    return image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
 
 
 def _converted(image: Image, mode: str) -> Image:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.game import Players
+from gan_influence.losses import check_targets
 from gan_influence.metrics.inputs import check_rows
 from gan_influence.metrics.metric import measure
 from gan_influence.surroundings import undisturbed
@@ -49,7 +50,13 @@ class AverageLoss:
         return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
-        """The metric of this model, differentiable."""
+        """The metric of this model, differentiable.
+
+        Raises:
+            TypeError: the game has two players, or its model or loss takes another data type.
+            ValueError: the loss takes no such targets (:func:`gan_influence.losses.check_targets`), or it does not give
+                one cost a pair.
+        """
         if not players.game.one_player:
             raise TypeError("AverageLoss measures one-player games, but this game has two players: use another metric")
         if players.psi.dtype != self.inputs.dtype:
@@ -57,6 +64,7 @@ class AverageLoss:
                 f"the model's parameters are {players.psi.dtype}, but the metric's inputs are {self.inputs.dtype}: "
                 "convert one of them"
             )
+        check_targets(players.game.loss, self.targets)
         outputs = players.outputs(self.inputs)
         costs = players.game.loss(outputs, self.targets.to(outputs.device))
         if costs.shape != (len(self.inputs),):

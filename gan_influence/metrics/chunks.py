@@ -22,12 +22,12 @@ from gan_influence.game import Players
 
 __all__ = [
     "Frozen",
+    "_is_transformed",
     "check_chunk",
     "check_each_alone",
     "check_finite",
     "generated_in_chunks",
     "in_chunks",
-    "_is_transformed",
 ]
 
 _PROBED = 4  # rows, to see whether each is treated by itself
@@ -111,8 +111,10 @@ def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "
     few = rows[:_PROBED]
     with torch.no_grad():
         together = function(few)
-        if _is_transformed(together) or not isinstance(together, Tensor) or len(together) != len(few):
+        if not isinstance(together, Tensor) or together.ndim == 0 or len(together) != len(few):
             return  # what is no row of outputs an image is told elsewhere
+        if _is_transformed(together):
+            return
         alone = torch.cat([function(row) for row in few.split(1)])
         again = function(few)
     if not torch.equal(together, again) and together.isfinite().all():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.checks import is_real
 from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
-from gan_influence.metrics.log_sums import mean_log_sum
+from gan_influence.metrics.log_sums import lie_apart, mean_log_sum
 from gan_influence.metrics.metric import measure
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
@@ -27,7 +28,8 @@ class AverageLogLikelihood:
 
     The same number as ``sklearn.neighbors.KernelDensity(bandwidth=h).fit(generated).score(reference) / n``.
 
-    Kernels that are too many to be held at once (n K > 2^22) are evaluated block by block.
+    Kernels that are too many to be held at once (n K > 2^22) are evaluated block by block. All is computed in float64,
+    whatever the rows' data type, which the value then has.
 
     Args:
         reference: rows to be explained, ``(n, *instance_shape)``; each is flattened to d numbers.
@@ -36,7 +38,8 @@ class AverageLogLikelihood:
 
     Raises:
         TypeError: reference or latents are not floating-point tensors.
-        ValueError: one of them is empty or not finite, or the bandwidth is not a finite number above 0.
+        ValueError: one of them is empty or not finite, or the bandwidth is not a finite number above 0, or so small or
+            large that its square or the inverse of that leaves the range of the rows' data type.
 
     Example:
         >>> import gan_influence as gi
@@ -55,13 +58,13 @@ class AverageLogLikelihood:
         bandwidth: float = 1.0,
     ):
         check_reference_and_latents(reference, latents)
-        if not is_real(bandwidth) or bandwidth <= 0:
-            raise ValueError(f"bandwidth must be a finite number above 0, got {bandwidth!r}")
-        flat = reference.detach().reshape(len(reference), -1)
+        _check_bandwidth(bandwidth, reference.dtype)
+        flat = reference.detach().reshape(len(reference), -1).double()
         self.center = flat.mean(0)  # distances by |x|^2 + |g|^2 - 2 x.g lose nothing when both lie near the origin
         self.centered = flat - self.center
         self.latents = latents.detach().clone()
         self.bandwidth = float(bandwidth)
+        self.apart = lie_apart(self.centered, 1 / self.bandwidth**2)
 
     def __call__(self, trace: Trace) -> Float[Tensor, ""]:
         """The metric at the end of the run."""
@@ -80,4 +83,21 @@ class AverageLogLikelihood:
         generated = generated - self.center.to(generated.device)
         dimension = reference.shape[1]
         normaliser = math.log(len(generated)) + 0.5 * dimension * math.log(2 * math.pi * self.bandwidth**2)
-        return mean_log_sum(reference, generated, 1 / self.bandwidth**2) - normaliser
+        log_sum = mean_log_sum(reference, generated, 1 / self.bandwidth**2, self.apart)
+        return (log_sum - normaliser).to(self.latents.dtype)
+
+
+def _check_bandwidth(bandwidth: object, dtype: torch.dtype) -> None:
+    """h^2 and 1 / h^2 are numbers of the rows' data type.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not is_real(bandwidth) or bandwidth <= 0:
+        raise ValueError(f"bandwidth must be a finite number above 0, got {bandwidth!r}")
+    largest = math.sqrt(torch.finfo(dtype).max)
+    if not 1 / largest <= bandwidth <= largest:
+        raise ValueError(
+            f"bandwidth must lie between {1 / largest:.2g} and {largest:.2g} for rows of {dtype}, so that its "
+            f"square and the inverse of that stay in range, got {bandwidth!r}: measure the rows in other units"
+        )
