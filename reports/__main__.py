@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def main() -> int:
         return 0
     from reports.merging import ensure_mergeable, merge
     from reports.page import write_experiment, write_page
+    from reports.recheck import recheck
     from reports.runner import run
+    from reports.workers import cluster, processes
 
     ensure_writable(arguments.out)
     names = arguments.experiments or [
@@ -46,18 +49,42 @@ def main() -> int:
             otherwise="choose another preset" if experiment.on_digits is None else f"take --data {DIGITS}",
         )
     device = resolve_device(arguments.device)
+    if arguments.recheck:
+        return recheck(experiments, arguments.out, device)
+    if arguments.scheduler and arguments.jobs:
+        parser.error("give either --jobs, processes here, or --scheduler, those of a cluster")
+    elsewhere = cluster(arguments.scheduler) if arguments.scheduler else None
+    if arguments.jobs:
+        elsewhere = processes(arguments.jobs)
     results = {}
     try:
         for name in names:
             experiment = experiments[name]
             taken_over = merge(experiment, arguments.preset, arguments.merge, arguments.out, device)
             results[name] = run(
-                experiment, arguments.preset, arguments.seeds, arguments.out, device, program("reports"), taken_over
+                experiment,
+                arguments.preset,
+                arguments.seeds,
+                arguments.out,
+                device,
+                program("reports"),
+                taken_over,
+                elsewhere,
+                fresh=arguments.fresh,
             )
             write_experiment(experiment, results[name], arguments.out / name)
     except KeyboardInterrupt:
         tqdm.write("interrupted; finished units are kept: the same command goes on from there")
         return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(
+            f"cannot write to {arguments.out}: {error.strerror}. Finished units are kept: make room, and the same "
+            "command goes on from there",
+            file=sys.stderr,
+        )
+        return 1
     write_page(results, arguments.out / "index.html")
     print(f"report: {(arguments.out / 'index.html').resolve()}")
     diverged = sum("diverged" in run for result in results.values() for run in result["runs"])
@@ -120,13 +147,41 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=(
             "first take over what was done in these folders: other runs' --out, copied from other machines, say. "
-            "Finished units of work are taken where settings, code, packages and kind of device are the "
+            "Finished units of work are taken where settings, packages and kind of device are the "
             "same, finished seeds also from other packages and devices, which the report then names. What is missing "
             "after that is run"
         ),
     )
+    parser.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="how many processes work here; 1 works in this one (default: one a core, or one a device)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the workers of this Dask scheduler work, such as tcp://10.0.0.1:8786 (see docs/cluster.md)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="set aside what is there of these experiments, and compute all anew"
+    )
+    parser.add_argument(
+        "--recheck",
+        action="store_true",
+        help=(
+            "compute the cheapest part of one seed of each experiment that has a result, in --out or committed, again "
+            "by today's code, and compare; nothing is changed"
+        ),
+    )
     parser.add_argument("--list", action="store_true", help="list the experiments and stop")
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: give 1 or more")
+    return int(text)
 
 
 def _seeds(text: str) -> range:

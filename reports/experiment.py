@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +102,7 @@ class Experiment:
             argument. Where the object has a ``digest`` (of what is in the files), units made with another are not used.
         on_digits: of experiments on images, the same settings on data that need no file: ``--data digits``.
         unnamed: the presets at which it is run where no experiment is named.
+        recheck: settings to change for ``--recheck``: fewer stops or variants, of which each cell is what it was.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Experiment:
     prepare: Callable[[Settings, int, Path, str], dict[str, Any]] | None = None
     on_digits: Callable[[Settings], Settings] | None = None
     unnamed: tuple[str, ...] = ("smoke", "standard", "paper")
+    recheck: Settings = field(default_factory=dict)
 
 
 def digest(settings: Settings) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from reports.experiment import Experiment
 from reports.runner import made_by, result_identity, runs_in, unit_identity
-from reports.store import ForeignResultError, read_json, write_json
+from reports.store import ForeignResultError, read_sealed, write_sealed
 
 __all__ = ["ensure_mergeable", "merge"]
 
@@ -42,9 +42,9 @@ def ensure_mergeable(folders: Sequence[Path], names: Sequence[str], out: Path) -
 def merge(experiment: Experiment, preset: str, folders: Sequence[Path], out: Path, device: str) -> list[dict[str, Any]]:
     """Copy what is missing in ``out`` of an experiment's units, and return the seeds that are finished elsewhere.
 
-    Units must come from the same settings, code, packages and kind of device, since one seed is made of them; finished
-    seeds may come from another device and other versions of the packages, and each carries their names. What is
-    damaged or of something else is named and left.
+    Units must come from the same settings, packages and kind of device, since one seed is made of them; finished seeds
+    may come from another device and other versions of the packages. Each carries their names, and its code's. What
+    is damaged or of something else is named and left.
 
     Args:
         experiment, preset: what is run.
@@ -91,7 +91,7 @@ def _copy_units(theirs: Path, ours: Path, units: Sequence[str]) -> int:
     if not theirs.is_dir():
         makers = ", ".join(sorted(path.name for path in theirs.parent.glob("*")))
         if makers:
-            tqdm.write(f"{theirs.parent} has units of other settings, code, packages or kind of device only: {makers}")
+            tqdm.write(f"{theirs.parent} has units of other settings, packages or kind of device only: {makers}")
         return 0
     ours.mkdir(parents=True, exist_ok=True)
     unit_files: list[tuple[Path, re.Match[str]]] = []
@@ -112,7 +112,7 @@ def _copy_unit(theirs: Path, ours: Path, seed: int, unit: str, units: Sequence[s
     try:
         if unit not in units:
             raise ForeignResultError(f"{unit!r} is no unit of this experiment")
-        write_json(ours, read_json(theirs, unit_identity(ours.parent.name, seed, unit)))
+        write_sealed(ours, read_sealed(theirs, unit_identity(ours.parent.name, seed, unit)))
     except ForeignResultError as error:
         tqdm.write(f"{theirs} is left: {error}")
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import platform
@@ -22,6 +23,7 @@ from gan_influence import Trace
 PACKAGES = ("torch", "numpy", "scipy")
 
 __all__ = [
+    "code",
     "data_digest",
     "describe_device",
     "packages",
@@ -29,7 +31,6 @@ __all__ = [
     "program",
     "provenance",
     "resolve_device",
-    "source_digest",
 ]
 
 
@@ -48,20 +49,34 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "device": describe_device(device),
         "packages": packages(),
+        "code": code(),
         "commit": _commit(),
     }
 
 
 @cache
-def source_digest() -> str:
-    """A fingerprint of the code that numbers come from: results of different code never mix."""
+def code() -> str:
+    """The code that numbers come from: a digest of its syntax trees, which comments do not change, and the commit."""
     root = Path(__file__).parent.parent
     sources = "gan_influence/**/*.py", "reports/experiments/*.py", "reports/statistics.py"
-    files = sorted(file for pattern in sources for file in root.glob(pattern))
     content = hashlib.sha256()
-    for file in files:
-        content.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    return content.hexdigest()[:12]
+    for file in sorted(file for pattern in sources for file in root.glob(pattern)):
+        content.update(f"{file.relative_to(root)}\0{_without_docstrings(file.read_text())}".encode())
+    return f"{content.hexdigest()[:12]} (commit {(_commit() or 'none')[:7]})"
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
+                del node.body[0]
+    return ast.dump(tree)
 
 
 @cache

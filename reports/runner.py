@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,15 @@ from tqdm import tqdm
 
 from gan_influence import DivergenceError
 from reports.experiment import Experiment, Settings, digest
-from reports.provenance import packages_digest, provenance, source_digest
-from reports.store import ForeignResultError, read_json, set_aside, write_json
+from reports.provenance import packages_digest, provenance
+from reports.store import ForeignResultError, alone_in, read_json, read_sealed, set_aside, write_json, write_sealed
 from reports.summary import Summary
-from reports.workers import worker_count, worker_pool
+from reports.workers import Workers, worker_count, worker_pool
 
 __all__ = ["FORMAT", "made_by", "result_identity", "run", "runs_in", "unit_identity"]
 
-FORMAT = "gan-influence result 3"
-MACHINE = ("device", "processor", "packages")  # of a unit's record and of a run: what they were computed on
+FORMAT = "gan-influence result 4"
+MACHINE = ("device", "processor", "packages", "code")  # of a unit's record and of a run: what they were computed by
 RUN_KEYS = {"seed", "seconds", "data", *MACHINE}
 
 
@@ -33,28 +36,39 @@ def run(
     device: str,
     command: list[str],
     taken_over: Sequence[dict[str, Any]] = (),
+    elsewhere: Workers | None = None,
+    *,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Run what is missing of an experiment and store it as ``out/NAME/result.json``.
 
     Every unit of work is stored when it is done, every seed enters ``result.json`` when its units are: a run that was
     interrupted, in whatever way, goes on where it stopped. A ``result.json`` that is damaged, or belongs to other
-    settings, other code or another device, is set aside and named. Seeds that are there already are kept.
+    settings or another device, is set aside and named. Units and seeds that are there already are kept, whatever code
+    made them, and say which. Several processes may run into one folder.
 
     Args:
         experiment, preset: what to run, at which settings.
         seeds: to run; by default the preset's.
         out, device, command: where to write, where to compute, and what was typed.
         taken_over: finished runs from elsewhere, for seeds that are not there yet; see :mod:`reports.merging`.
+        elsewhere: ``(tasks, device) -> context manager`` of a ``concurrent.futures.Executor`` on other machines; by
+            default processes here work.
+        fresh: set aside what is there, and compute all anew.
     """
     settings = experiment.presets[preset].settings
     wanted = range(experiment.presets[preset].seeds) if seeds is None else seeds
     folder = out / experiment.name
     identity = {**result_identity(experiment, settings), "device": device}
+    if fresh:
+        for old in (folder / "result.json", folder / "units" / made_by(settings, device)):
+            if old.exists():
+                tqdm.write(f"{old} was set aside as {set_aside(old)}")
     there = _resume(folder / "result.json", identity)
     runs = {run["seed"]: run for run in (*taken_over, *there)}
     missing = [seed for seed in wanted if seed not in runs]
     record, begun = provenance(command, device), time.time()
-    machine = {key: record[key] for key in MACHINE}
+    machine = machine_of(record)
     record["versions"] = {name: record["versions"][name] for name in ("python", "gan-influence")}
 
     def result() -> dict[str, Any]:
@@ -74,12 +88,23 @@ def run(
         whole["cells"] = Summary(experiment, whole).cells()
         return whole
 
-    for seed, finished in _run_seeds(experiment, settings, missing, folder, device, machine):
+    def stored() -> dict[str, Any]:
+        with alone_in(folder):
+            there = _resume(folder / "result.json", identity)
+            runs.update({run["seed"]: run for run in there if run["seed"] not in runs})  # another process's
+            whole = result()
+            write_json(folder / "result.json", whole)
+        return whole
+
+    for seed, finished in _run_seeds(experiment, settings, missing, folder, device, machine, elsewhere):
         runs[seed] = finished
-        write_json(folder / "result.json", result())
-    final = result()
-    write_json(folder / "result.json", final)
-    return final
+        stored()
+    return stored()
+
+
+def machine_of(record: dict[str, Any]) -> dict[str, str]:
+    """What of a record of provenance a unit of work carries."""
+    return {key: record[key] for key in MACHINE}
 
 
 def result_identity(experiment: Experiment, settings: Settings) -> dict[str, str]:
@@ -88,13 +113,12 @@ def result_identity(experiment: Experiment, settings: Settings) -> dict[str, str
         "format": FORMAT,
         "experiment": experiment.name,
         "settings_digest": digest(settings),
-        "source_digest": source_digest(),
     }
 
 
 def made_by(settings: Settings, device: str) -> str:
-    """The settings, code, packages and kind of device that a unit of work comes from: the name of its folder."""
-    return f"{digest(settings)}-{source_digest()}-{packages_digest()}-{device}"
+    """The settings, packages and kind of device that a unit of work comes from: the name of its folder."""
+    return f"{digest(settings)}-{packages_digest()}-{device}"
 
 
 def unit_identity(maker: str, seed: int, unit: str) -> dict[str, Any]:
@@ -142,6 +166,7 @@ def _run_seeds(
     folder: Path,
     device: str,
     machine: dict[str, str],
+    elsewhere: Workers | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(seed, run)`` as the units of each seed are completed.
 
@@ -151,21 +176,36 @@ def _run_seeds(
     units = list(experiment.units(settings))
     if not seeds or not units:
         return
-    common = folder, device, machine
+    maker = made_by(settings, device)
+    store = _Units(folder / "units" / maker, maker)
+    store.tell(experiment.name, seeds, units, machine["code"])
     unprepared = deque(seeds)
     records: dict[int, dict[str, Any]] = {seed: {} for seed in seeds}
     total = len(seeds) * len(units)
-    with worker_pool(total, device) as pool, tqdm(total=total, desc=experiment.name, unit="unit") as bar:
-        pending: dict[Future, tuple[int, str | None]] = {}
+    workers = worker_pool if elsewhere is None else elsewhere
+    common = device, machine["code"], machine if elsewhere is None else None
+    with workers(total, device) as pool, tqdm(total=total, desc=experiment.name, unit="unit") as bar:
+        pending: dict[Future, tuple[int, str | None, dict[str, Any] | None]] = {}
 
         def submit_units(seed: int, prepared: dict[str, Any] | None) -> None:
             for unit in units:
-                pending[pool.submit(_unit, experiment.name, settings, seed, unit, *common, prepared)] = seed, unit
+                done = store.read(seed, unit, prepared)
+                if done is None:
+                    future = pool.submit(_unit, experiment.name, settings, seed, unit, *common, prepared)
+                    future.add_done_callback(partial(store.keep_at_once, seed, unit, prepared))
+                else:
+                    future = Future()
+                    future.set_result(done)
+                pending[future] = seed, unit, prepared
 
         def prepare_another() -> None:
             if unprepared:
                 seed = unprepared.popleft()
-                pending[pool.submit(_prepared, experiment.name, settings, seed, folder, device)] = seed, None
+                pending[pool.submit(_prepared, experiment.name, settings, seed, store.folder, device)] = (
+                    seed,
+                    None,
+                    None,
+                )
 
         if experiment.prepare is None:
             for seed in seeds:
@@ -177,16 +217,79 @@ def _run_seeds(
         while pending:
             done = wait(pending, return_when=FIRST_COMPLETED).done
             for future in [one for one in pending if one in done]:
-                seed, unit = pending.pop(future)
+                seed, unit, prepared = pending.pop(future)
                 bar.set_postfix_str(f"seed {seed}, {unit or 'prepared'}")
                 if unit is None:
                     submit_units(seed, future.result())
                     prepare_another()
                     continue
-                records[seed][unit] = future.result()
+                records[seed][unit] = store.keep(seed, unit, prepared, _result_of(future, experiment.name, seed, unit))
                 bar.update()
                 if len(records[seed]) == len(units):
                     yield seed, _combine(experiment, settings, seed, records.pop(seed))
+
+
+def _result_of(future: Future, name: str, seed: int, unit: str) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = future.result()
+    except Exception as error:
+        error.add_note(f"in {name}, seed {seed}, unit {unit}")
+        raise
+    return result
+
+
+class _Units:
+    """The finished units of an experiment, each in a file of its own with a checksum."""
+
+    def __init__(self, folder: Path, maker: str):
+        self.folder, self._maker = folder, maker
+
+    def read(self, seed: int, unit: str, prepared: dict[str, Any] | None) -> dict[str, Any] | None:
+        """A finished unit; what is damaged or of something else is set aside and named."""
+        path = self._path(seed, unit)
+        if not path.exists():
+            return None
+        try:
+            return read_sealed(path, self._identity(seed, unit, prepared))
+        except ForeignResultError as error:
+            tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}")
+            return None
+
+    def keep(self, seed: int, unit: str, prepared: dict[str, Any] | None, record: dict[str, Any]) -> dict[str, Any]:
+        """Store a unit that is not there yet."""
+        record = {**self._identity(seed, unit, prepared), **record}
+        if not self._path(seed, unit).exists():
+            write_sealed(self._path(seed, unit), record)
+        return record
+
+    def keep_at_once(self, seed: int, unit: str, prepared: dict[str, Any] | None, future: Future) -> None:
+        """Store a unit when it is done, not when its turn comes; a disk that is full is told then."""
+        if not future.cancelled() and future.exception() is None:
+            with suppress(OSError):
+                self.keep(seed, unit, prepared, future.result())
+
+    def tell(self, name: str, seeds: list[int], units: list[str], code: str) -> None:
+        """How many units are there, and by which code they were made."""
+        codes: Counter[str] = Counter()
+        for seed in seeds:
+            for unit in units:
+                with suppress(OSError, ValueError):
+                    codes[str(json.loads(self._path(seed, unit).read_text()).get("code"))] += 1
+        if codes:
+            own = code.split()[0]
+            by = ", ".join(
+                f"{n} by {'this code' if made.split()[0] == own else made}" for made, n in sorted(codes.items())
+            )
+            tqdm.write(f"{name}: {sum(codes.values())} of {len(seeds) * len(units)} units are there: {by}")
+
+    def _path(self, seed: int, unit: str) -> Path:
+        return self.folder / f"seed-{seed}.{unit}.json"
+
+    def _identity(self, seed: int, unit: str, prepared: dict[str, Any] | None) -> dict[str, Any]:
+        identity = unit_identity(self._maker, seed, unit)
+        if prepared is not None and "digest" in prepared:
+            identity["prepared"] = prepared["digest"]
+        return identity
 
 
 def _combine(experiment: Experiment, settings: Settings, seed: int, records: dict[str, Any]) -> dict[str, Any]:
@@ -201,13 +304,12 @@ def _combine(experiment: Experiment, settings: Settings, seed: int, records: dic
     return {**run, "diverged": diverged[0]} if diverged else {**run, "values": experiment.combine(settings, records)}
 
 
-def _prepared(name: str, settings: Settings, seed: int, folder: Path, device: str) -> dict[str, Any]:
+def _prepared(name: str, settings: Settings, seed: int, units: Path, device: str) -> dict[str, Any]:
     """In a worker: what all units of a seed need."""
     from reports.experiments import EXPERIMENTS
 
     prepare = EXPERIMENTS[name].prepare
     assert prepare is not None
-    units = folder / "units" / made_by(settings, device)
     units.mkdir(parents=True, exist_ok=True)
     return prepare(settings, seed, units, device)
 
@@ -217,30 +319,23 @@ def _unit(
     settings: Settings,
     seed: int,
     unit: str,
-    folder: Path,
     device: str,
-    machine: dict[str, str],
+    code: str,
+    machine: dict[str, str] | None,
     prepared: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """In a worker: one unit of work, from its file where that is there already."""
+    """In a worker: one unit of work, and the machine that it was done on, which on a cluster the worker alone knows."""
     from reports.experiments import EXPERIMENTS
 
-    maker = made_by(settings, device)
-    identity = unit_identity(maker, seed, unit)
-    if prepared is not None and "digest" in prepared:
-        identity["prepared"] = prepared["digest"]
-    path = folder / "units" / maker / f"seed-{seed}.{unit}.json"
-    if path.exists():
-        try:
-            return read_json(path, identity)
-        except ForeignResultError as error:
-            tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}")
+    machine = machine or machine_of(provenance([], device))
+    if machine["code"].split()[0] != code.split()[0]:
+        raise RuntimeError(
+            f"this worker's code is {machine['code']}, but {code} asks for the work: give all machines one checkout"
+        )
     begun = time.time()
     try:
         given = () if prepared is None else (prepared,)
         record = EXPERIMENTS[name].run_unit(settings, seed, unit, device, *given)
     except DivergenceError as error:
         record = {"diverged": str(error)}
-    record = {**identity, **machine, "seconds": round(time.time() - begun, 1), **record}
-    write_json(path, record)
-    return record
+    return {**machine, "seconds": round(time.time() - begun, 1), **record}

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ForeignResultError", "ensure_writable", "read_json", "set_aside", "write_json", "write_text"]
+__all__ = [
+    "ForeignResultError",
+    "alone_in",
+    "ensure_writable",
+    "read_json",
+    "read_sealed",
+    "set_aside",
+    "write_json",
+    "write_sealed",
+    "write_text",
+]
 
 
 class ForeignResultError(ValueError):
@@ -34,6 +48,37 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN and infinity are refused, since JSON has neither."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically with a checksum of its content."""
+    write_json(path, {**content, "checksum": _checksum(content)})
+
+
+def read_sealed(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """The content that :func:`write_sealed` wrote, if it has these entries.
+
+    Raises:
+        ForeignResultError: unreadable, truncated, changed, or of something else; the message says which.
+    """
+    content = read_json(path, expected)
+    told = content.pop("checksum", None)
+    if told != _checksum(content):
+        raise ForeignResultError("it is damaged: its checksum is wrong")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Other processes that ask for the same folder wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def read_json(path: Path, expected: dict[str, Any]) -> dict[str, Any]:

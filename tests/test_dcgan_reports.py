@@ -557,7 +557,7 @@ def test_listing_names_every_experiment(monkeypatch, capsys):
 @pytest.mark.parametrize("preset", ["smoke", "standard", "paper"])
 def test_experiments_on_images_run_unnamed_at_smoke_only(tmp_path, monkeypatch, preset):
     began = []
-    monkeypatch.setattr(runner, "run", lambda experiment, *_: began.append(experiment.name) or {"runs": []})
+    monkeypatch.setattr(runner, "run", lambda experiment, *_, **__: began.append(experiment.name) or {"runs": []})
     monkeypatch.setattr(page, "write_experiment", lambda *_: None)
     monkeypatch.setattr(page, "write_page", lambda *_: None)
     monkeypatch.setattr("reports.__main__.ensure_files", lambda *_, **__: None)
@@ -767,8 +767,10 @@ def test_every_figure_is_drawn(tmp_path, ran, experiment):
 class Machine:
     """Where a run happens: what it calls itself, what its fitting gives, and what it has done."""
 
-    def __init__(self, device: str, processor: str, fitted: bytes = b"fitted", packages: str = "torch 1"):
-        self.names = {"device": device, "processor": processor, "packages": packages}
+    def __init__(
+        self, device: str, processor: str, fitted: bytes = b"fitted", packages: str = "torch 1", code: str = "c0de (1)"
+    ):
+        self.names = {"device": device, "processor": processor, "packages": packages, "code": code}
         self.fitted, self.done, self.prepared = fitted, [], []
 
 
@@ -940,7 +942,7 @@ def test_of_other_packages_seeds_are_taken_over_and_named_and_units_left(tmp_pat
     interrupted(on, theirs, tmp_path / "begun", [2], units="ab")
     on(ours, tmp_path / "more", [2], merged=[tmp_path / "begun"])
     assert ours.done[3:] == [(2, unit) for unit in "abc"]
-    assert "has units of other settings, code, packages or kind of device only" in said(capsys)
+    assert "has units of other settings, packages or kind of device only" in said(capsys)
 
 
 def test_one_worker_finishes_a_seed_before_it_prepares_another(tmp_path, on, monkeypatch):
@@ -964,14 +966,14 @@ def test_one_worker_finishes_a_seed_before_it_prepares_another(tmp_path, on, mon
         assert submitted == expected
 
 
-def test_unfinished_units_of_another_device_settings_or_code_are_left(tmp_path, on, capsys):
+def test_unfinished_units_of_another_device_or_settings_are_left(tmp_path, on, capsys):
     ours, theirs = Machine("cpu", HERE), Machine("H100", THERE)
     interrupted(on, theirs, tmp_path / "gpu", [0], kind="cuda", units="ab")
     on(theirs, tmp_path / "other", [0], settings={"size": 2})
     on(ours, tmp_path / "ours", [0], merged=[tmp_path / "gpu", tmp_path / "other"])
     assert ours.done == [(0, unit) for unit in "abc"]
     message = said(capsys)
-    assert "has units of other settings, code, packages or kind of device only" in message
+    assert "has units of other settings, packages or kind of device only" in message
     assert f"{tmp_path / 'other/toy/result.json'} is left: its 'settings_digest' is" in message
 
 
@@ -1054,3 +1056,24 @@ def test_a_seed_carries_every_machine_that_its_units_come_from():
     run_of = _combine(TOY, {}, 0, records)
     assert (run_of["device"], run_of["processor"]) == ("cpu", "x and y")
     assert run_of["values"] == {"Sum": {"line": {"1": 3.0}}}
+
+
+def test_units_and_seeds_stay_when_the_code_changes_and_say_which_made_them(tmp_path, on, capsys):
+    old, new = Machine("cpu", HERE, code="01d (commit a)"), Machine("cpu", HERE, code="2e3 (commit b)")
+    on(old, tmp_path, [0])
+    interrupted(on, old, tmp_path, [1], units="ab")
+    result = on(new, tmp_path)
+    assert new.done == [(1, "c")]
+    assert "toy: 2 of 3 units are there: 2 by 01d (commit a)" in said(capsys)
+    assert [run["code"] for run in result["runs"]] == ["01d (commit a)", "01d (commit a) and 2e3 (commit b)"]
+    assert result["provenance"]["code"] == ("01d (commit a) (seed 0); 01d (commit a) and 2e3 (commit b) (seed 1)")
+
+
+def test_fresh_computes_all_anew_and_keeps_the_old_aside(tmp_path, on, monkeypatch):
+    old, new = Machine("cpu", HERE), Machine("cpu", HERE)
+    before = on(old, tmp_path)
+    monkeypatch.setattr("test_dcgan_reports.run", lambda *given: runner.run(*given, fresh=True))
+    assert on(new, tmp_path)["cells"] == before["cells"]
+    assert len(new.done) == 6
+    assert json.loads((tmp_path / "toy/result.json.set-aside-1").read_text()) == before
+    assert len(list((tmp_path / "toy/units").glob("*.set-aside-1/seed-*.json"))) == 6

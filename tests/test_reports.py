@@ -155,12 +155,12 @@ def test_fewer_seeds_keep_those_that_are_there(killed_and_resumed, result):
     assert json.loads((out / NAME / "result.json").read_text())["runs"] == result["runs"]
 
 
-def test_results_of_other_code_are_set_aside(tmp_path, capsys):
+def test_results_of_other_settings_are_set_aside(tmp_path, capsys):
     path = tmp_path / "result.json"
-    write_json(path, {"source_digest": "old", "runs": []})
-    assert _resume(path, {"source_digest": "new"}) == []
+    write_json(path, {"settings_digest": "old", "runs": []})
+    assert _resume(path, {"settings_digest": "new"}) == []
     printed = capsys.readouterr()
-    assert "'source_digest' is 'old', not 'new'" in printed.out + printed.err
+    assert "'settings_digest' is 'old', not 'new'" in printed.out + printed.err
 
 
 def test_interrupting_leaves_exit_status_130(tmp_path):

@@ -400,4 +400,5 @@ DCGAN_ACCURACY = Experiment(
     prepare=prepare,
     on_digits=on_digits,
     unnamed=("smoke",),
+    recheck={"stops": [100], "terms": [10]},
 )

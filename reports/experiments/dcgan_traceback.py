@@ -240,4 +240,5 @@ DCGAN_TRACEBACK = Experiment(
     prepare=prepare,
     on_digits=on_digits,
     unnamed=("smoke",),
+    recheck={"trace_back": [1]},
 )

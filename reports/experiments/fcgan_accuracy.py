@@ -313,4 +313,5 @@ FCGAN_ACCURACY = Experiment(
     ),
     findings=findings,
     files=files,
+    recheck={"forms": ["code"], "trace_back": [1]},
 )

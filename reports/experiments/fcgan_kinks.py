@@ -188,4 +188,5 @@ FCGAN_KINKS = Experiment(
     combine=combine,
     figures=(Drawing("figure", "Solid: rows removed; dashed: a tenth of their weight.", draw),),
     findings=findings,
+    recheck={"activations": ["ReLU"], "trace_back": [1]},
 )

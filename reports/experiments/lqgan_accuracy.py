@@ -267,4 +267,5 @@ LQGAN_ACCURACY = Experiment(
         ),
     ),
     findings=findings,
+    recheck={"stops": [2, 5, 10, 20, 50, 100], "terms": [10, 100]},
 )

@@ -153,4 +153,5 @@ LQGAN_INITIALISATION = Experiment(
     combine=combine,
     figures=(Drawing("figure", "Mean tau over seeds; dotted crosses: Table V as printed.", draw),),
     findings=findings,
+    recheck={"initialisations": ["N(0, 1)"], "stops": [2, 5, 10, 20, 50], "terms": [10, 100]},
 )

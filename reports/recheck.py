@@ -1,0 +1,79 @@
+"""Are stored numbers still those of today's code? The cheapest part of one seed is computed again and compared."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from reports.experiment import Experiment, Settings
+from reports.runner import run
+from reports.workers import processes
+
+__all__ = ["COMMITTED", "TOLERANCE", "recheck"]
+
+COMMITTED = Path(__file__).parent / "results"
+TOLERANCE = 1e-6  # relative: another processor rounds otherwise
+
+
+def recheck(experiments: Mapping[str, Experiment], out: Path, device: str) -> int:
+    """Compare each experiment that has a result, in ``out`` or committed, and print what came of it.
+
+    Returns:
+        1 where a number differs by more than the tolerance, else 0.
+    """
+    worst = 0.0
+    for name, experiment in experiments.items():
+        path = next((path for path in (out / name / "result.json", COMMITTED / f"{name}.json") if path.exists()), None)
+        if path is None:
+            tqdm.write(f"{name:22} there is no result to compare with")
+            continue
+        result = json.loads(path.read_text())
+        if not result["runs"]:
+            tqdm.write(f"{name:22} {path} holds no finished seed")
+            continue
+        compared, off = _compared(experiment, result, device)
+        worst = max(worst, off)
+        how = "identical" if off == 0 else f"agrees to {off:.0e}" if off <= TOLERANCE else f"DIFFERS by up to {off:.1e}"
+        made = result["runs"][0].get("code", "unknown code")
+        tqdm.write(f"{name:22} {how}: {compared} cells of seed {result['runs'][0]['seed']}, made by {made}")
+    return int(worst > TOLERANCE)
+
+
+def _compared(experiment: Experiment, result: dict[str, Any], device: str) -> tuple[int, float]:
+    """How many cells were computed again, and how far they are off, relative to the larger number of each pair."""
+    stored = result["runs"][0]
+    settings: Settings = {**result["settings"], **experiment.recheck}
+    part = {"recheck": replace(experiment.presets[result["preset"]], settings=settings)}
+    with tempfile.TemporaryDirectory() as folder:
+        again = run(
+            replace(experiment, presets={**experiment.presets, **part}),
+            "recheck",
+            [stored["seed"]],
+            Path(folder),
+            device,
+            [],
+            elsewhere=processes(1),
+        )
+    pairs = list(_shared_cells(stored["values"], again["runs"][0]["values"]))
+    return len(pairs), max((_off(one, other) for one, other in pairs), default=math.inf)
+
+
+def _shared_cells(stored: Any, again: Any) -> Iterator[tuple[float | None, float | None]]:
+    for table, rows in again.items():
+        for row, columns in rows.items():
+            for column, value in columns.items():
+                if column in stored.get(table, {}).get(row, {}):
+                    yield stored[table][row][column], value
+
+
+def _off(one: float | None, other: float | None) -> float:
+    if one is None or other is None:
+        return 0.0 if one is other else math.inf
+    return abs(one - other) / max(abs(one), abs(other), 1e-300) if one != other else 0.0
