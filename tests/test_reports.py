@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,35 @@ def test_the_committed_result_is_of_todays_settings_and_has_ten_seeds():
     assert kept["cells"] == json.loads(json.dumps(Summary(experiment, kept).cells()))
     itd = [cell["measured"] for cell in kept["cells"] if cell["row"] == "ITD" and cell["table"] == "Table V"]
     assert min(itd) >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "said"), [(0.0, 0, "identical"), (1e-9, 0, "agrees to"), (0.01, 1, "DIFFERS")]
+)
+def test_rechecking_compares_a_part_with_what_is_stored(changed, status, said, result, tmp_path, capsys):
+    from reports.recheck import recheck
+
+    altered = json.loads(json.dumps(result))
+    cells = altered["runs"][0]["values"]["Table V"]["ITD"]
+    column = next(iter(cells))
+    cells[column] += changed
+    write_json(tmp_path / NAME / "result.json", altered)
+    part = replace(EXPERIMENTS[NAME], recheck={"stops": [2, 5], "terms": [10]})
+    assert recheck({NAME: part}, tmp_path, "cpu") == status
+    printed = capsys.readouterr()
+    assert f"{said}" in printed.out + printed.err
+    assert json.loads((tmp_path / NAME / "result.json").read_text()) == altered
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_committed_result_is_resumed_without_any_work(name, tmp_path, monkeypatch):
+    from reports.recheck import COMMITTED
+    from reports.runner import run
+
+    committed = json.loads((COMMITTED / f"{name}.json").read_text())
+    write_json(tmp_path / name / "result.json", committed)
+    monkeypatch.setattr("reports.runner._run_seeds", lambda *given: iter(()) if not given[2] else pytest.fail("work"))
+    seeds = [one["seed"] for one in committed["runs"]]
+    again = run(EXPERIMENTS[name], committed["preset"], seeds, tmp_path, committed["device"], ["python"])
+    assert again["runs"] == committed["runs"]
+    assert "(commit " in again["provenance"]["code"]
