@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
-from gan_influence.finite import check_product, check_scores
+from gan_influence.finite import ConvergenceError, check_product, check_scores
 from gan_influence.game import Game, Rows, first_rows
 from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
@@ -33,10 +33,6 @@ SOLVERS = ("neumann", "gmres")
 _LOOK_EVERY = 50  # terms of the series; to look at numbers is to wait for the device
 _CUT_OFF = 20  # a series of fewer terms is cut off on purpose
 _LARGEST_BASIS = 200  # GMRES keeps that many vectors of d numbers, then restarts
-
-
-class ConvergenceError(RuntimeError):
-    """A series or solver did not converge; the message says at which step of training and what to do."""
 
 
 @undisturbed

@@ -38,39 +38,44 @@ def recheck(experiments: Mapping[str, Experiment], out: Path, device: str) -> in
         if not result["runs"]:
             tqdm.write(f"{name:22} {path} holds no finished seed")
             continue
-        compared, off = _compared(experiment, result, device)
+        stored, again = result["runs"][0], _again(experiment, result, device)
+        cells = list(_shared_cells(stored["values"], again["values"]))
+        off, cell, before, now = max(cells, default=(math.inf, "no cell", None, None), key=lambda cell: cell[0])
         worst = max(worst, off)
-        how = "identical" if off == 0 else f"agrees to {off:.0e}" if off <= TOLERANCE else f"DIFFERS by up to {off:.1e}"
-        made = result["runs"][0].get("code", "unknown code")
-        tqdm.write(f"{name:22} {how}: {compared} cells of seed {result['runs'][0]['seed']}, made by {made}")
+        how = "identical" if off == 0 else f"agrees to {off:.0e}"
+        if off > TOLERANCE:
+            how = f"DIFFERS by up to {off:.1e} ({cell}: {before} stored, {now} now)"
+        where = "" if stored["processor"] == again["processor"] else f", on another processor ({stored['processor']})"
+        tqdm.write(f"{name:22} {how}: {len(cells)} cells of seed {stored['seed']}, made by {stored['code']}{where}")
     return int(worst > TOLERANCE)
 
 
-def _compared(experiment: Experiment, result: dict[str, Any], device: str) -> tuple[int, float]:
-    """How many cells were computed again, and how far they are off, relative to the larger number of each pair."""
-    stored = result["runs"][0]
+def _again(experiment: Experiment, result: dict[str, Any], device: str) -> dict[str, Any]:
+    """The result's first seed, or a part of it, by today's code."""
     settings: Settings = {**result["settings"], **experiment.recheck}
     part = {"recheck": replace(experiment.presets[result["preset"]], settings=settings)}
     with tempfile.TemporaryDirectory() as folder:
         again = run(
             replace(experiment, presets={**experiment.presets, **part}),
             "recheck",
-            [stored["seed"]],
+            [result["runs"][0]["seed"]],
             Path(folder),
             device,
             [],
             elsewhere=processes(1),
         )
-    pairs = list(_shared_cells(stored["values"], again["runs"][0]["values"]))
-    return len(pairs), max((_off(one, other) for one, other in pairs), default=math.inf)
+    run_again: dict[str, Any] = again["runs"][0]
+    return run_again
 
 
-def _shared_cells(stored: Any, again: Any) -> Iterator[tuple[float | None, float | None]]:
+def _shared_cells(stored: Any, again: Any) -> Iterator[tuple[float, str, float | None, float | None]]:
+    """How far each cell is off, relative to the larger of both numbers, which it is, and both."""
     for table, rows in again.items():
         for row, columns in rows.items():
             for column, value in columns.items():
                 if column in stored.get(table, {}).get(row, {}):
-                    yield stored[table][row][column], value
+                    before = stored[table][row][column]
+                    yield _off(before, value), f"{table}, {row}, {column}", before, value
 
 
 def _off(one: float | None, other: float | None) -> float:
