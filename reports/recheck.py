@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from reports import runner
 from reports.experiment import Experiment, Settings
-from reports.runner import run
 from reports.workers import processes
 
 __all__ = ["COMMITTED", "TOLERANCE", "recheck"]
@@ -55,7 +55,7 @@ def _again(experiment: Experiment, result: dict[str, Any], device: str) -> dict[
     settings: Settings = {**result["settings"], **experiment.recheck}
     part = {"recheck": replace(experiment.presets[result["preset"]], settings=settings)}
     with tempfile.TemporaryDirectory() as folder:
-        again = run(
+        again = runner.run(
             replace(experiment, presets={**experiment.presets, **part}),
             "recheck",
             [result["runs"][0]["seed"]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -93,6 +94,12 @@ def cluster(address: str) -> Workers:
             client = Client(address, timeout="10s", set_as_default=False)
         except (OSError, ValueError) as error:
             raise SystemExit(f"--scheduler {address}: no scheduler answers there ({error})") from error
+        for name in (
+            "tornado",
+            "asyncio",
+            *(name for name in logging.root.manager.loggerDict if "distributed" in name),
+        ):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would log is said below
         try:
             yield client.get_executor(pure=False, retries=_RETRIES)
         except BaseException as error:

@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from reports.experiment import Experiment, Preset, Quantity
 from reports.experiments import EXPERIMENTS
@@ -76,7 +78,12 @@ def undisturbed(tmp_path_factory):
 
 def in_a_child(out, seeds=SEEDS):
     """The same in a process that can be killed: forked, so that nothing has to be imported."""
-    child = multiprocessing.get_context("fork").Process(target=run_here, args=(out, seeds))
+
+    def work_there():
+        tqdm.set_lock(threading.RLock())  # the one that it was forked with is the parent's, who would wait for the dead
+        run_here(out, seeds)
+
+    child = multiprocessing.get_context("fork").Process(target=work_there)
     child.start()
     return child
 

@@ -32,6 +32,7 @@ class DiscriminatorLoss:
         ValueError: one of them is empty or not finite.
 
     Example:
+        >>> import torch
         >>> import gan_influence as gi
         >>> game = gi.Game(*gi.models.lqgan(quadratic=0.0, linear=0.0))  # every logit is 0
         >>> rows = torch.zeros(5, 1).double()
