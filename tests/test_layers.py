@@ -377,11 +377,14 @@ def test_no_images_give_no_images(dtype, of):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_images_far_from_zero_lose_no_more_digits_than_rounding_takes(layout):
-    """Sigmoids lie about 1/2, close to each other. The mean takes a factor of mean / deviation; no more is lost."""
+    """Sigmoids lie about 1/2, close to each other. The mean takes a factor of mean / deviation; no more is lost.
+
+    By instruction set the error is 25 to 104 units in the last place; of mean square less squared mean it is 4600.
+    """
     images = 0.5 + 0.01 * normal(0, 3, 4, 25, 25)
     exact = ImageNorm(4).double()(images)
     single = ImageNorm(4)(images.float().to(memory_format=layout))
-    assert (single - exact).abs().max() < 100 * torch.finfo(torch.float32).eps
+    assert (single - exact).abs().max() < 300 * torch.finfo(torch.float32).eps
 
 
 # The sigmoid
