@@ -10,7 +10,7 @@ from typing import Any
 
 from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json, write_text
-from verification.ledger import claims, recorded_verdicts, run
+from verification.ledger import claims, differences, run
 
 
 def main() -> int:
@@ -38,7 +38,8 @@ def main() -> int:
     write_text(arguments.out / "ledger.json", ledger_json(entries))
     write_json(arguments.out / "provenance.json", record)
     write_page(entries, record, arguments.out)
-    unexpected = _unexpected(entries)
+    print(_table(entries))
+    unexpected = differences(entries)
     counts = Counter(entry["verdict"] for entry in entries)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     for line in unexpected:
@@ -47,21 +48,25 @@ def main() -> int:
     return 1 if unexpected else 0
 
 
-def _unexpected(entries: list[dict[str, Any]]) -> list[str]:
-    """The claims whose verdict is not the one that the repository records."""
-    recorded = recorded_verdicts()
-    return [
-        f"{entry['id']}: {entry['verdict']} (measured {entry['measured']}), but recorded as "
-        f"{recorded.get(entry['id'], 'nothing')}"
-        for entry in entries
-        if entry["verdict"] != recorded.get(entry["id"])
-    ]
+def _table(entries: list[dict[str, Any]]) -> str:
+    """A line a claim."""
+    titles = ("claim", "verdict", "measured", "expected", "error / bound", "seconds")
+    names = ("id", "verdict", "measured", "expected", "largest", "seconds")
+    rows = [titles, *(tuple(_short(entry[name]) for name in names) for entry in entries)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(titles))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _short(value: Any) -> str:
+    """A cell: four digits of a number, the first words of a text."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 34 else text[:33] + "…"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verification",
-        description="Check the papers' claims by computation. Exit status 0 only if every verdict is the recorded one.",
+        description="Check the papers' claims by computation. Exit status 0 only if every verdict, tolerance and floor is the recorded one.",
     )
     parser.add_argument("--only", nargs="+", metavar="ID", help="check these claims only")
     parser.add_argument(

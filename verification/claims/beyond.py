@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 
 from verification import bounds
 from verification.bounds import Constants, EquilibriumShift, Rows
-from verification.claims.tnnls_3_errors import (
-    Removals,
-    Tally,
-    examples,
-    for_all,
-    never_violated,
-    removals,
-    rounding,
-)
+from verification.drawn import Removals, examples, for_all, removals, rounding
 from verification.ledger import Curve, Number, Outcome, Plot, claim
 from verification.lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
+from verification.tally import Tally, never_violated
 
 
 @dataclass(frozen=True)
