@@ -66,7 +66,8 @@ def _short(value: Any) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verification",
-        description="Check the papers' claims by computation. Exit status 0 only if every verdict, tolerance and floor is the recorded one.",
+        description="Check the papers' claims by computation. Exit status 0 only if every verdict, tolerance and "
+        "floor is the recorded one.",
     )
     parser.add_argument("--only", nargs="+", metavar="ID", help="check these claims only")
     parser.add_argument(

@@ -203,6 +203,10 @@ class Constants:
         reduced = {name: getattr(self, name).max(axis=0) for name in upper}
         return replace(self, monotonicity=self.monotonicity.min(axis=0), **reduced)
 
+    def uniform(self) -> Constants:
+        """The same of one box, with a `sigma` that bounds |Z_{-j}| of every row, too."""
+        return replace(self, sigma=np.maximum(self.sigma, self.sigma_removed.max()))
+
 
 _FIELDS = (
     "sigma",
@@ -363,45 +367,32 @@ def corollary_2(c: Constants, steps: int) -> Array:
     return _two_terms(c, (1.0 - s**steps) / (1.0 - s) ** 2, (1.0 - s ** (2 * steps - 1)) / (1.0 - s) ** 3)
 
 
-def theorem_2(c: Constants, radius: float, steps: int, terms: int) -> Array:
+def theorem_2(c: Constants, radius: float | Array, steps: int, terms: int) -> Array:
     """Theorem 2 as printed: (J,).  With s = sigma_B, rho = `radius`, M = `terms`:
 
     (eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2) rho s^T (1 - s^{M-1}) + eta L_f s^M / (1 - s)
     + 2 rho s^T + eta^3 L_f^2 L_J / (1 - s)^3 + eta^2 L_f L_f' / (1 - s)^2
+
+    True where s bounds |Z| and |Z_{-j}| on the balls of radius rho around theta* and theta*_{-j}, and both hold
+    theta^(0): proved in ``docs/theorem-2.md``, the paper's own proof being one (33) short of it.
     """
     s = _contraction(c)
-    drift = _estimator_slope(c) * radius * s**steps * (1.0 - s ** (terms - 1))
-    return drift + _tail(c, terms) + 2.0 * radius * s**steps + _nonlinearity(c)
+    drift = estimator_slope(c) * radius * s**steps * (1.0 - s ** (terms - 1))
+    return drift + tail(c, terms) + 2.0 * radius * s**steps + nonlinearity(c)
 
 
-def theorem_2_amended(c: Constants, radius: float, steps: int, terms: int) -> Array:
-    """Theorem 2 with its two wrong steps put right: (J,).  With s = sigma_B and s_j = sup |Z_{-j}|:
-
-    (eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2) rho s^T (1 - s^M) + eta L_f s^M / (1 - s)
-    + rho s^T + (rho + eta L_f / (1 - s)) s_j^T + eta^3 L_f^2 L_J / (1 - s)^3 + eta^2 L_f L_f' / (1 - s)^2
-
-    (33): 1 - s^{M-1} < 1 - s^M, so what (30) and (32) share is 1 - s^M, which does not vanish at M = 1.
-    (39): the counterfactual run contracts by Z_{-j}, not Z, and starts within rho of theta*, hence only within
-    rho + |theta*_{-j} - theta*| of its own equilibrium. The ball must hold theta*_{-j} and both runs.
-    """
-    s = _contraction(c)
-    drift = _estimator_slope(c) * radius * s**steps * (1.0 - s**terms)
-    settling = radius * s**steps + (radius + lemma_6(c)) * c.sigma_removed**steps
-    return drift + _tail(c, terms) + settling + _nonlinearity(c)
-
-
-def _estimator_slope(c: Constants) -> Array:
+def estimator_slope(c: Constants) -> Array:
     """eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2: how fast AID's limit moves with theta, (30) and (32)."""
     gap = 1.0 - float(c.sigma)
     return c.eta * c.row_curvature / gap + c.eta**2 * c.row_gradient * c.lipschitz / gap**2
 
 
-def _tail(c: Constants, terms: int) -> Array:
+def tail(c: Constants, terms: int) -> Array:
     """eta L_f s^M / (1 - s): the Neumann series' tail (34)."""
     return c.eta * c.row_gradient * float(c.sigma) ** terms / (1.0 - float(c.sigma))
 
 
-def _nonlinearity(c: Constants) -> Array:
+def nonlinearity(c: Constants) -> Array:
     """eta^2 L_f L_f' / (1 - s)^2 + eta^3 L_f^2 L_J / (1 - s)^3, AID's limit against theta*_{-j} - theta* (38)."""
     gap = 1.0 - float(c.sigma)
     return _two_terms(c, gap**-2, gap**-3)

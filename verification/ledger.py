@@ -17,7 +17,19 @@ from tqdm import tqdm
 
 from reports.workers import worker_pool
 
-__all__ = ["VERDICTS", "Claim", "Curve", "Outcome", "Plot", "claim", "claims", "differences", "recorded", "recorded_verdicts", "run"]
+__all__ = [
+    "VERDICTS",
+    "Claim",
+    "Curve",
+    "Outcome",
+    "Plot",
+    "claim",
+    "claims",
+    "differences",
+    "recorded",
+    "recorded_verdicts",
+    "run",
+]
 
 VERDICTS = ("holds", "corrected", "refuted", "not tested", "not run")
 ERROR = "error"

@@ -15,49 +15,85 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 from scipy.optimize import differential_evolution
 
+from verification.bounds import Constants
 from verification.lqgan import Array
 
-__all__ = ["Exact", "exact_games", "ratio", "search"]
+__all__ = ["Exact", "Known", "exact_games", "exact_runs", "ratio", "search"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The constants of a bound in rational numbers, and the papers' bounds, typed from the page once more.
+
+    Attributes:
+        s: sigma, or sigma_B.
+        f, df, dj: eta L_f, eta L_f', eta L_J.
+    """
+
+    s: Fraction
+    f: Fraction
+    df: Fraction
+    dj: Fraction
+
+    def lemma_3(self, t: int) -> Fraction:
+        return self.f * (1 - self.s**t) / (1 - self.s)
+
+    def lemma_6(self) -> Fraction:
+        return self.f / (1 - self.s)
+
+    def theorem_1(self, t: int) -> Fraction:
+        s, above = self.s, self.s - 1
+        first = self.f * self.df / above**2 * (t * s ** (t - 1) * above - s**t + 1)
+        second = self.f**2 * self.dj / above**3 * (s ** (2 * t - 1) - (2 * t - 1) * above * s ** (t - 1) - 1)
+        return first + second
+
+    def corollary_1(self, t: int) -> Fraction:
+        s, above = self.s, self.s - 1
+        return self.f * self.df / above**2 * t * s**t + self.f**2 * self.dj / above**3 * s ** (2 * t - 1)
+
+    def corollary_2(self, t: int) -> Fraction:
+        s, gap = self.s, 1 - self.s
+        return self.f * self.df / gap**2 * (1 - s**t) + self.f**2 * self.dj / gap**3 * (1 - s ** (2 * t - 1))
+
+    def theorem_2(self, rho: Fraction, t: int, m: int) -> Fraction:
+        s, gap = self.s, 1 - self.s
+        drift = (self.df / gap + self.f * self.dj / gap**2) * rho * s**t * (1 - s ** (m - 1))
+        limit = self.f**2 * self.dj / gap**3 + self.f * self.df / gap**2
+        return drift + self.f / gap * s**m + 2 * rho * s**t + limit
+
+    def direct_recursion(self, t: int) -> Fraction:
+        """e <- s e + eta L_f' d + (eta L_J / 2) d^2,  d <- s d + eta L_f."""
+        error = distance = Fraction(0)
+        for _ in range(t):
+            error = self.s * error + self.df * distance + self.dj / 2 * distance**2
+            distance = self.s * distance + self.f
+        return error
+
+    @property
+    def constants(self) -> Constants:
+        """The same for `verification.bounds`, with eta = 1."""
+        of_row = [[float(value)] for value in (self.s, self.f, self.df)]
+        return Constants(1.0, *map(np.asarray, (float(self.s), *of_row, float(self.dj), 1.0, 1.0)))
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A game of one parameter in rational numbers: A = z, and row j such that its removal moves theta* = 0 to `moved`.
-
-    The smallest rho of the uniform reading of Assumptions 1 and 4: theta^(0) within rho of theta* and of theta*_-j.
-    """
+    """A game of one parameter in rational numbers, theta* = 0: A = z, and Delta v_-j(theta) = a + q theta."""
 
     z: Fraction
     q: Fraction
     kappa: Fraction
-    moved: Fraction
+    a: Fraction
     start: Fraction
 
-    @property
-    def a(self) -> Fraction:
-        return self.moved - self.after(self.moved) - self.q * self.moved
-
-    @property
-    def rho(self) -> Fraction:
-        return max(abs(self.start), abs(self.start - self.moved))
-
-    @property
-    def _ends(self) -> tuple[Fraction, Fraction]:
-        """Of both balls, which overlap: an interval."""
-        return min(Fraction(0), self.moved) - self.rho, max(Fraction(0), self.moved) + self.rho
-
-    @property
-    def sigma(self) -> Fraction:
-        """sup |Z| and |Z_-j| on both balls."""
-        return max(abs(self.z + self.kappa * end + q) for end in self._ends for q in (0, self.q))
-
-    @property
-    def gradient(self) -> Fraction:
-        """eta L_f = sup |Delta v_-j| on both balls."""
-        return max(abs(self.jump(end)) for end in self._ends)
+    @classmethod
+    def moving(cls, z: Fraction, q: Fraction, kappa: Fraction, moved: Fraction, start: Fraction) -> Exact:
+        """The game whose row j is such that theta*_-j = ``moved``."""
+        return cls(z, q, kappa, moved - (z * moved + kappa * moved**2 / 2) - q * moved, start)
 
     def after(self, theta: Fraction) -> Fraction:
         """U(theta)."""
@@ -67,37 +103,63 @@ class Exact:
         """Delta v_-j(theta)."""
         return self.a + self.q * theta
 
-    def runs(self, steps: int) -> tuple[Fraction, Fraction, Fraction]:
-        """theta^(T), theta_-j^(T), and the ITD influence."""
-        theta = removed = self.start
-        influence = Fraction(0)
+    def runs(self, steps: int) -> list[tuple[Fraction, Fraction, Fraction]]:
+        """theta^(t), theta_-j^(t) and the ITD influence, t = 0 ... T."""
+        theta, removed, influence = self.start, self.start, Fraction(0)
+        found = [(theta, removed, influence)]
         for _ in range(steps):
             influence = (self.z + self.kappa * theta) * influence + self.jump(theta)
             theta, removed = self.after(theta), self.after(removed) + self.jump(removed)
-        return theta, removed, influence
+            found.append((theta, removed, influence))
+        return found
 
     def aid(self, theta: Fraction, terms: int) -> Fraction:
         """sum_{m < M} Z(theta)^m Delta v_-j(theta)."""
         z = self.z + self.kappa * theta
         return self.jump(theta) * sum((z**m for m in range(terms)), Fraction(0))
 
+    def known(self, low: Fraction, high: Fraction, without: bool = True) -> Known:
+        """The constants on an interval; `s` bounds |Z|, and |Z_-j| too, unless not ``without``."""
+        own = (0, self.q) if without else (0,)
+        s = max(abs(self.z + self.kappa * end + q) for end in (low, high) for q in own)
+        gradient = max(abs(self.jump(end)) for end in (low, high))
+        return Known(s, gradient, abs(self.q), abs(self.kappa))
 
-def exact_games() -> st.SearchStrategy[Exact]:
-    """Rational games with sigma_B < 1, curved or not; removals that move theta* little, a lot or not at all."""
+    def uniform(self, moved: Fraction) -> tuple[Fraction, Known]:
+        """The least rho of the uniform reading, theta^(0) in the balls around 0 and theta*_-j = ``moved``; constants on
+        both, which overlap."""
+        rho = max(abs(self.start), abs(self.start - moved))
+        return rho, self.known(min(Fraction(0), moved) - rho, max(Fraction(0), moved) + rho)
 
-    def parts(most: int) -> st.SearchStrategy[Fraction]:
-        return st.fractions(-most, most, max_denominator=60)
 
+def _fractions(most: int) -> st.SearchStrategy[Fraction]:
     tiny = st.sampled_from([Fraction(0), Fraction(1, 10**6), Fraction(-1, 1000), Fraction(1, 50)])
-    drawn = st.builds(
-        Exact,
-        z=st.one_of(parts(1), tiny),
-        q=st.one_of(parts(1), tiny),
-        kappa=st.one_of(st.just(Fraction(0)), parts(1)),
-        moved=st.one_of(parts(1), tiny),
-        start=st.one_of(parts(1), tiny),
-    )
-    return drawn.filter(lambda game: game.rho > 0 and game.sigma < 1)
+    return st.one_of(st.fractions(-most, most, max_denominator=60), tiny)
+
+
+@st.composite
+def exact_games(draw: st.DrawFn) -> tuple[Exact, Fraction, Fraction, Known]:
+    """A game, theta*_-j, rho, its constants with sigma_B < 1; removals that move theta* little, a lot, not at all."""
+    part = _fractions(1)
+    kappa = draw(st.one_of(st.just(Fraction(0)), part))
+    moved = draw(part)
+    game = Exact.moving(draw(part), draw(part), kappa, moved, draw(part))
+    rho, known = game.uniform(moved)
+    assume(rho > 0 and 0 < known.s < 1)
+    return game, moved, rho, known
+
+
+@st.composite
+def exact_runs(draw: st.DrawFn, steps: int) -> tuple[list[tuple[Fraction, Fraction, Fraction]], Known]:
+    """Two runs of ``steps`` steps and constants on the interval that holds both, sigma on either side of 1."""
+    part, wide = _fractions(1), _fractions(3)
+    kappa = draw(st.one_of(st.just(Fraction(0)), part))
+    game = Exact(draw(wide), draw(part), kappa, draw(part), draw(part))
+    runs = game.runs(steps)
+    states = [state for theta, removed, _ in runs for state in (theta, removed)]
+    known = game.known(min(states), max(states), without=False)
+    assume(known.s not in (0, 1))
+    return runs, known
 
 
 # The same in floats, in one to three dimensions, for an optimiser ------------------------------------
