@@ -9,9 +9,12 @@ import numpy as np
 from hypothesis import assume, reject
 from hypothesis import strategies as st
 
-from verification import bounds
+import gan_influence as gi
+from verification import bounds, games
 from verification.bounds import Constants, EquilibriumShift, Rows
+from verification.claims.tnnls_3_influence import START, STEPS, central_differences
 from verification.drawn import Removals, examples, for_all, removals, rounding
+from verification.judge import observed_order, relative, richardson
 from verification.ledger import Curve, Number, Outcome, Plot, claim
 from verification.lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
 from verification.tally import Tally, never_violated, settled
@@ -135,6 +138,45 @@ def _bounds_over_time(steps: int, rows: int) -> tuple[dict[int, float], dict[str
 def _corollary_1(c: Constants, steps: int) -> Array:
     """Not a number where sigma <= 1, of which it does not speak."""
     return bounds.corollary_1(c, steps) if float(c.sigma) > 1.0 else np.full_like(c.row_gradient, np.nan)
+
+
+@claim(
+    "hinge-kinks",
+    "beyond ICLR 3.1, which assumes differentiability of second order",
+    "With a loss that has kinks ITD is still the derivative, and says little of a removal.",
+    "order",
+    r"\max(0, 1-a)",
+    idea="The run is piecewise smooth in the row's weight: between two kinks its slope is ITD's, across them it jumps.",
+)
+def hinge_kinks(preset: str) -> Outcome:
+    """The hinge has kinks. Once a trajectory passes near one, central differences disagree with ITD by O(1) for every
+    step h down to the distance of the nearest kink, below which order 2 and agreement return: ITD is the derivative,
+    but says little about steps as large as a removal (h = 1). No paper's experiment uses the hinge; but the ReLU of
+    ICLR's FCGAN has kinks, too, so that its experiments lie outside of the paper's own assumption."""
+    toy = games.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
+    scores = gi.itd(toy.trace, toy.metric)
+    j = int(scores.abs().argmax())
+    exact = float(scores[j])
+    central = central_differences(toy, j, STEPS)
+    ladder = np.abs(central - exact) / abs(exact)
+    near = relative(richardson(central[6:9]), np.array(exact))
+    order = observed_order(STEPS[6:9], ladder[6:9])
+    removal = float(gi.counterfactual(toy.trace, toy.metric, [[j]])[0])
+    as_said = ladder[:5].min() > 0.05 and near < 1e-7 and abs(order - 2) < 0.2
+    return Outcome(
+        "holds" if as_said else "refuted",
+        float(ladder[0]),
+        "above 0.05, and order 2 below the nearest kink",
+        0.05,
+        numbers={
+            "score": exact,
+            "true influence of the removal": removal,
+            f"relative error for h down to {STEPS[4]:.2g}, least": float(ladder[:5].min()),
+            f"order below h = {STEPS[6]:.1e}": order,
+            "extrapolated from there: relative error": near,
+        },
+        plot=Plot("step h in w_j", "relative error", [Curve("hinge", STEPS.tolist(), ladder.tolist())]),
+    )
 
 
 # (b) ------------------------------------------------------------------------------------------------
