@@ -40,6 +40,7 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
             "measured": _number(entry["measured"]),
             "expected": _number(entry["expected"]),
             "tolerance": _number(entry["tolerance"]),
+            "largest": _number(entry["largest"]),
             "numbers": {name: _number(value) for name, value in entry["numbers"].items()},
             "formula": _formula(entry["formula"]),
             "plot": _plot(entry["plot"]),

@@ -102,13 +102,22 @@ def settled(tallies: Mapping[str, Tally], floor: float) -> str:
     return next((one for one in ("refuted", "not tested") if one in verdicts), "holds")
 
 
-def never_violated(tallies: Mapping[str, Tally], floor: float, plot: Plot | None = None) -> Outcome:
-    """``holds`` where no case violates the bound and an error is at least ``floor`` times the bound."""
+def never_violated(tallies: Mapping[str, Tally], floor: float, plot: Plot | None = None, each: bool = False) -> Outcome:
+    """``holds`` where no case violates the bound and an error is at least ``floor`` times the bound.
+
+    The tallies hold several kinds of cases of one bound; with ``each`` they are bounds of their own, and ``largest`` is
+    that of the one which is tested least.
+    """
     numbers: dict[str, Number] = {}
     for name, tally in tallies.items():
         numbers |= tally.numbers(name if len(tallies) > 1 else "")
-    largest = max(tally.largest for tally in tallies.values())
-    verdict = settled(tallies, floor)
+    if each:
+        verdicts = [tally.verdict(floor) for tally in tallies.values()]
+        verdict = next((one for one in ("refuted", "not tested") if one in verdicts), "holds")
+        largest = min(tally.largest for tally in tallies.values())
+    else:
+        verdict = settled(tallies, floor)
+        largest = max(tally.largest for tally in tallies.values())
     return Outcome(verdict, largest, "at most 1", ALLOWANCE, numbers=numbers, plot=plot, largest=largest, floor=floor)
 
 

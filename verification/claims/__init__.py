@@ -11,4 +11,5 @@ SECTIONS = {
     "published_code": "The published code of TNNLS Section VI-C (StyleGAN)",
     "iclr_3_method": "ICLR Section 3, Section 4 and Appendix A",
     "beyond": "Beyond the papers: sharper bounds and a certificate",
+    "tools": "The ledger's own tools",
 }

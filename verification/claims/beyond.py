@@ -17,7 +17,7 @@ from verification.drawn import Removals, examples, for_all, removals, rounding
 from verification.judge import observed_order, relative, richardson
 from verification.ledger import Curve, Number, Outcome, Plot, claim
 from verification.lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
-from verification.tally import Tally, never_violated, settled
+from verification.tally import Tally, never_violated
 
 
 @dataclass(frozen=True)
@@ -300,10 +300,7 @@ def lyapunov_norm(preset: str) -> Outcome:
     seeds, steps = st.integers(0, 2**32 - 1), st.integers(1, 200)
     drawn = st.tuples(balls(), seeds, steps, st.sampled_from([1, 10, 1000]))
     for_all(drawn, examples(preset, 8, 50), check)
-    sharp = {name: tallies[name] for name in names[2:]}
-    outcome = never_violated(sharp, 0.1)
-    verdicts = [settled({name: tally}, 0.1) for name, tally in sharp.items()]
-    worst = next((one for one in ("refuted", "not tested") if one in verdicts), "holds")
+    outcome = never_violated({name: tallies[name] for name in names[2:]}, 0.1, each=True)
     plain = sum(tallies[name].violations for name in names[:2])
     numbers: dict[str, Number] = {
         "games": len(mu),
@@ -312,7 +309,7 @@ def lyapunov_norm(preset: str) -> Outcome:
         "P of SciPy's Lyapunov solver, r = (1 + spectral radius) / 2: largest |Z|_P / r": max(lyapunov),
     }
     contracts = max(contraction) < 1e-9 and max(lyapunov) <= 1.0 + 1e-9
-    verdict = worst if contracts and not plain else "refuted"
+    verdict = outcome.verdict if contracts and not plain else "refuted"
     for name in names[:2]:
         numbers |= tallies[name].numbers(name)
     return replace(outcome, verdict=verdict, numbers=numbers | dict(outcome.numbers))
