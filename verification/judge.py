@@ -21,8 +21,11 @@ def relative(one: np.ndarray, other: np.ndarray) -> float:
 def at_most(
     error: float, tolerance: float, numbers: Mapping[str, Number] | None = None, plot: Plot | None = None
 ) -> Outcome:
-    """``holds`` where an error that should vanish is within its tolerance."""
-    verdict = "holds" if error <= tolerance else "refuted"
+    """``holds`` where an error that should vanish is within its tolerance.
+
+    Where the tolerance is for rounding, an error of exactly 0 is two computations that are one: ``not tested``.
+    """
+    verdict = "refuted" if not error <= tolerance else "holds" if error > 0 or tolerance == 0 else "not tested"
     return Outcome(verdict, error, 0, tolerance, numbers=numbers or {}, plot=plot)
 
 

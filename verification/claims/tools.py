@@ -29,7 +29,7 @@ def the_judge(preset: str) -> Outcome:
     """Every function of the judge and the tally on inputs whose verdict is known, one on either side of each edge."""
     wrong = [name for name, right in _verdicts().items() if not right]
     numbers: dict[str, Number] = {"verdicts asked for": len(_verdicts()), "wrong": ", ".join(wrong) or "none"}
-    return at_most(len(wrong), 0, numbers)
+    return Outcome("refuted" if wrong else "holds", len(wrong), 0, 0, numbers=numbers)  # by nothing that is on trial
 
 
 def _verdicts() -> dict[str, bool]:
@@ -40,6 +40,8 @@ def _verdicts() -> dict[str, bool]:
     steps = np.array([0.4, 0.2, 0.1])
     return {
         "at_most, within": judge.at_most(1.0, 1.0).verdict == "holds",
+        "at_most, compared with itself": judge.at_most(0.0, 1e-9).verdict == "not tested",
+        "at_most, a count": judge.at_most(0, 0).verdict == "holds",
         "at_most, above": judge.at_most(1.001, 1.0).verdict == "refuted",
         "at_most, not a number": judge.at_most(float("nan"), 1.0).verdict == "refuted",
         "close, within": judge.close(2.1, 2.0, 0.11).verdict == "holds",
