@@ -77,7 +77,7 @@ def aid(
     averaged generator is the generator, and the order of moves does not matter. The metric's gradient is taken where
     the metric looks.
 
-    Beyond the paper are ``newton`` and ``tolerance``. AID is about an equilibrium, near which the run may not have ended.
+    Beyond the paper are ``newton`` and ``tolerance``. AID is about an equilibrium, which a run need not have reached.
     Newton's steps ``theta <- theta - J^-1 v`` go there, each to an error of the order of the last one's square
     (Newton-Kantorovich). Scores are then nearer to what a removal does to the equilibrium; not to what it does to a run
     that ends before it gets there, which is :func:`gan_influence.itd`'s to say. A ``tolerance`` ends the series where
@@ -452,7 +452,7 @@ def _sum_within(
         _check_overflow(total, m, stops)
         term = next(series)
         last, whole = (vector.reshape(len(stops), -1).norm(dim=1) for vector in (term, total))
-        is_far &= ~(inverses * last <= tolerance * whole)
+        is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
         if not is_far.any():
             return total
     ratios = [f"{ratio:.2g}" for ratio in (inverses * last / whole)[is_far].tolist()]
