@@ -149,8 +149,8 @@ def test_removed_rows_have_no_part_in_the_field():
 
 def test_weight_decay_moves_the_equilibrium_as_l2_does():
     problem = mlp()
-    decayed = problem.train(100, optimizer=(gi.SGD(0.1, weight_decay=0.3), gi.SGD(0.1, weight_decay=0.7)))
-    regularised = problem.but(l2=(0.3, 0.7)).train(100)
+    decayed = problem.train(60, optimizer=(gi.SGD(0.1, weight_decay=0.3), gi.SGD(0.1, weight_decay=0.7)))
+    regularised = problem.but(l2=(0.3, 0.7)).train(60)
     one, other = (gi.aid(trace, problem.metric(), terms=9, newton=1) for trace in (decayed, regularised))
     assert relative_error(one, other) < 1e-9
     assert relative_error(one, gi.aid(decayed, problem.metric(), terms=9)) > 1e-6
@@ -266,8 +266,8 @@ def test_single_precision_scores_agree_to_single_precision():
     players = [copy.deepcopy(module).float() for module in (problem.generator, problem.discriminator)]
     metric = gi.metrics.AverageLogLikelihood(problem.reference.float(), problem.fresh.float(), bandwidth=0.8)
     schedule = gi.FullBatch(problem.schedule(0).latents.float())
-    single = gi.train(gi.Game(*players, l2=problem.l2), problem.data.float(), schedule, 100, gi.SGD(0.1))
-    expected = gi.aid(problem.train(100), problem.metric(), solver="gmres", newton=3)
+    single = gi.train(gi.Game(*players, l2=problem.l2), problem.data.float(), schedule, 60, gi.SGD(0.1))
+    expected = gi.aid(problem.train(60), problem.metric(), solver="gmres", newton=3)
     scores = gi.aid(single, metric, solver="gmres", newton=3)
     assert scores.dtype == torch.float32
     assert relative_error(scores.double(), expected) < 1e-3
