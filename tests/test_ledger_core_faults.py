@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import gan_influence as gi
 from verification.ledger import claims, entry, recorded_verdicts
 
 adjoint, aid, counterfactual, itd, optim, trace, training = (
@@ -58,8 +59,8 @@ def weigh_an_epochs_batches_alike(patch):
     )
 
 
-def end_the_epoch_one_batch_early(patch):
-    rewrite(patch, aid, "_epoch", "held < trace.size", "held + 1 < trace.size")
+def end_the_epoch_early(patch):
+    rewrite(patch, aid, "_epoch", "held < trace.size", "held + 3 < trace.size")
 
 
 def divide_row_terms_by_the_blocks_size(patch):
@@ -87,16 +88,16 @@ def forget_weight_decay_in_aid(patch):
 
 def take_aids_slope_at_the_parameters(patch):
     rewrite(
-        patch, aid, "aid", "metric_gradients(metric, trace.game, seen)", "metric_gradients(metric, trace.game, theta)"
+        patch, gi, "aid", "metric_gradients(metric, trace.game, seen)", "metric_gradients(metric, trace.game, theta)"
     )
 
 
 def take_aids_jacobian_at_the_average(patch):
-    rewrite(patch, aid, "aid", "torch.stack([trace.theta(stop)", "torch.stack([trace.seen(stop)")
+    rewrite(patch, gi, "aid", "torch.stack([trace.theta(stop)", "torch.stack([trace.seen(stop)")
 
 
 def forget_aids_row_weights(patch):
-    rewrite(patch, aid, "aid", "0 - trace.weights * rows", "0 - rows")
+    rewrite(patch, gi, "aid", "0 - trace.weights * rows", "0 - rows")
 
 
 # Faults of both estimators' starts.
@@ -192,18 +193,20 @@ def replay_one_step_late(patch):
 
 
 def replay_another_steps_batch(patch):
+    right = trace.states
+
+    def wrong(run, state, weights, steps):
+        late = right(run, state, weights, [t + 1 for t in steps])
+        return ((after - 1, following) for after, following in late)
+
+    patch.setattr(trace, "states", wrong)
     patch.setattr(trace.Trace, "check_replay", lambda self, t, state: None)
-    rewrite(patch, trace.Trace, "_replayed", "range(begin, end)", "range(begin + 1, end + 1)")
 
 
 def linearise_replayed_steps_one_late(patch):
-    rewrite(
-        patch,
-        itd._Sweep,
-        "_kept",
-        "state, pull_back = self._linearise(t, state, tensors, shape)",
-        "state, _ = self._linearise(t, state, tensors, shape); _, pull_back = self._linearise(t, state, tensors, shape)",
-    )
+    old = "state, pull_back = self._linearise(t, state, tensors, shape)"
+    again = "pull_back = self._linearise(t, state, tensors, shape)[1]"
+    rewrite(patch, itd._Sweep, "_kept", old, f"{old}; {again}")
 
 
 # Faults of row weights.
@@ -229,27 +232,39 @@ def count_a_repeated_row_once(patch):
 # Faults of retraining.
 
 
-def start_retraining(patch, change):
-    for module in (training, counterfactual):
+def start_from(patch, module, change):
+    """Let a module's runs start from another state than they are given."""
 
-        def wrong(run, state, weights, steps, right=module.states):
-            state = state.clone()
-            change(run.updates, state)
-            return right(run, state, weights, steps)
+    def wrong(run, state, weights, steps, right=module.states):
+        state = state.clone()
+        change(run.updates, state)
+        return right(run, state, weights, steps)
 
-        patch.setattr(module, "states", wrong)
+    patch.setattr(module, "states", wrong)
+
+
+def put_the_average_in_the_parameters(updates, state):
+    state[..., 0, :] = state[..., updates.seen, :]
+
+
+def empty_the_buffers(updates, state):
+    state[..., 1 : updates.core, :] = 0
 
 
 def retrain_from_the_average(patch):
-    start_retraining(patch, lambda updates, state: state[..., 0, :].copy_(state[..., updates.seen, :]))
+    start_from(patch, training, put_the_average_in_the_parameters)
 
 
-def retrain_with_fresh_buffers(patch):
-    start_retraining(patch, lambda updates, state: state[..., 1 : updates.core, :].zero_())
+def measure_retrainings_from_the_average(patch):
+    start_from(patch, counterfactual, put_the_average_in_the_parameters)
 
 
-def retrain_with_a_fresh_average(patch):
-    start_retraining(patch, lambda updates, state: state[..., updates.seen, :].copy_(state[..., 0, :]))
+def retrain_with_empty_buffers(patch):
+    start_from(patch, training, empty_the_buffers)
+
+
+def measure_retrainings_with_empty_buffers(patch):
+    start_from(patch, counterfactual, empty_the_buffers)
 
 
 # Faults of metrics.
@@ -309,7 +324,7 @@ FAULTS = {
     take_each_batch_one_step_late: ("aid-of-batches",),
     stop_gmres_at_one_per_cent: ("aid-of-batches",),
     weigh_an_epochs_batches_alike: ("aid-of-batches",),
-    end_the_epoch_one_batch_early: ("aid-of-batches",),
+    end_the_epoch_early: ("aid-of-batches",),
     divide_row_terms_by_the_blocks_size: ("aid-of-batches",),
     use_one_batchs_latents_for_all: ("aid-of-batches",),
     take_the_first_learning_rates: ("aid-of-batches",),
@@ -339,8 +354,9 @@ FAULTS = {
     score_without_the_rows_weight: ("row-weights",),
     count_a_repeated_row_once: ("row-weights",),
     retrain_from_the_average: ("retraining",),
-    retrain_with_fresh_buffers: ("retraining",),
-    retrain_with_a_fresh_average: ("retraining",),
+    measure_retrainings_from_the_average: ("retraining",),
+    retrain_with_empty_buffers: ("retraining",),
+    measure_retrainings_with_empty_buffers: ("retraining",),
     divide_generated_covariance_by_n: ("fid-formula",),
     divide_real_covariance_by_n: ("fid-formula",),
     divide_both_covariances_by_n: ("fid-formula",),
