@@ -239,7 +239,8 @@ def _one_step(seed: int, size: float, spread: float) -> tuple[float, float, floa
     matrix, jump = game.step_matrix(theta), game.row_jump_jacobians(theta)[0]
     third = SIGNS[:, None, None] * game.third(theta)
     frame = bounds._Frame(np.eye(4), np.eye(4))
-    given = (game, theta, matrix, jump[None], third, guess[None], np.array([spread]), frame, row, 10.0)
+    alone = np.eye(1)
+    given = (game, theta, matrix, jump[None], third, guess[None], np.array([spread]), frame, row, 10.0, alone)
     radius = float(bounds._next_radius(*given)[0])
     centre = matrix @ guess + game.row_jumps(theta)[0] + jump @ guess
     centre = centre - 0.5 * game.eta * np.einsum("abc,b,c->a", third, guess, guess)
