@@ -32,12 +32,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    from verification.page import ledger_json, write_page
+    from verification.page import ledger_json, write_errata, write_page
 
     record = {**provenance(program("verification"), "cpu"), "preset": arguments.preset}
     write_text(arguments.out / "ledger.json", ledger_json(entries))
     write_json(arguments.out / "provenance.json", record)
     write_page(entries, record, arguments.out)
+    if not arguments.only:
+        write_errata(entries, record, arguments.out)
     print(_table(entries))
     unexpected = differences(entries)
     counts = Counter(entry["verdict"] for entry in entries)
