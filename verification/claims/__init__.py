@@ -7,6 +7,7 @@ SECTIONS = {
     "tnnls_4_metrics": "TNNLS Section IV: influence on metrics, algorithms, cost",
     "tnnls_5_supervised": "TNNLS Section V: supervised learning as a special case",
     "tnnls_6_lqgan": "TNNLS Section VI: what is said of LQGAN",
+    "tnnls_text": "TNNLS: sentences of the text",
     "tnnls_b_extensions": "TNNLS Appendix B: extensions",
     "published_code": "The published code of TNNLS Section VI-C (StyleGAN)",
     "iclr_3_method": "ICLR Section 3, Section 4 and Appendix A",
