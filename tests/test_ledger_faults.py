@@ -298,6 +298,30 @@ def runs_that_are_not_retrained(patch):
     patch.setattr(LQGAN, "without", lambda self, rows: np.ones_like(right(self, rows)))
 
 
+def a_set_that_loses_a_row(patch):
+    right = bounds.certificate
+
+    def wrong(*arguments, members=None, **options):
+        smaller = members if members is None else members & (np.cumsum(members, axis=1) > 1)
+        return right(*arguments, members=smaller, **options)
+
+    patch.setattr(bounds, "certificate", wrong)
+
+
+def a_rank_certificate_that_forgets_one_error(patch):
+    right = bounds.rank_certificate
+    patch.setattr(bounds, "rank_certificate", lambda scores, errors: right(scores, 1e-3 * errors))
+
+
+def a_newton_kantorovich_without_the_rows_curvature(patch):
+    right = bounds._solved_curvatures
+    patch.setattr(bounds, "_solved_curvatures", lambda *arguments: tuple(0 * one for one in right(*arguments)))
+
+
+def a_tail_without_the_inverse(patch):
+    patch.setattr(beyond.np.linalg, "inv", lambda matrix: np.eye(len(matrix)))
+
+
 FAULTS = {
     theorem_2_without_its_first_term: "the-bounds",
     theorem_2_with_one_rho: "the-bounds",
@@ -338,6 +362,10 @@ FAULTS = {
     a_search_that_finds_nothing: "theorem-2",
     exact_games_that_stand_still: "lemma-6",
     runs_that_are_not_retrained: "lemma-3",
+    a_set_that_loses_a_row: "certificate-of-sets",
+    a_rank_certificate_that_forgets_one_error: "certified-tau",
+    a_newton_kantorovich_without_the_rows_curvature: "aid-from-where-it-stands",
+    a_tail_without_the_inverse: "stopping-rule",
 }
 
 

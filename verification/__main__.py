@@ -10,6 +10,7 @@ from typing import Any
 
 from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json, write_text
+from verification.coverage import table
 from verification.ledger import claims, differences, run
 
 
@@ -23,6 +24,9 @@ def main() -> int:
     if arguments.list:
         for one in known.values():
             print(f"{one.id:32} {one.source:44} {one.statement}")
+        return 0
+    if arguments.coverage:
+        print(table())
         return 0
     if arguments.device == "cuda":
         parser.error("the claims run on the CPU, in float64: take --device auto or cpu")
@@ -89,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="claims run on the CPU (default: auto)"
     )
     parser.add_argument("--list", action="store_true", help="list the claims and stop")
+    parser.add_argument(
+        "--coverage", action="store_true", help="list the papers' numbered items with what tests them, and stop"
+    )
     return parser
 
 
