@@ -46,9 +46,14 @@ class Removals:
         return np.linalg.norm(self.influence - self.truth, axis=-1)
 
     @property
+    def size(self) -> float:
+        """The largest parameter of any run."""
+        return float(max(np.abs(self.run).max(), np.abs(self.removed).max()))
+
+    @property
     def allowance(self) -> float:
         """What rounding may contribute to an error."""
-        return rounding(self.steps, np.abs(self.removed).max())
+        return rounding(self.steps, self.size)
 
     @cached_property
     def constants(self) -> Constants:
@@ -88,7 +93,7 @@ def removals(draw: st.DrawFn, horizons: tuple[int, ...] = (0, 1, 2, 3, 5, 10, 30
             case = retrained(game, start, draw(st.sampled_from(horizons)))
     except FloatingPointError:  # a run that diverges
         reject()
-    assume(np.abs(case.removed).max() < 20.0)
+    assume(case.size < 20.0)
     return case
 
 

@@ -232,4 +232,5 @@ def ratio(x: Array, shape: Shape, steps: int, terms: int, curved: bool) -> float
     bound = (abs(q) / gap + gradient * abs(kappa) / gap**2) * rho * s**steps * (1.0 - s ** (terms - 1))
     bound += gradient / gap * s**terms + 2.0 * rho * s**steps
     bound += gradient**2 * abs(kappa) / gap**3 + gradient * abs(q) / gap**2
-    return float(np.linalg.norm(estimate - (removed - theta)) / bound)
+    rounding = 1e-15 * (steps + terms) * float(np.abs(x).max())  # small games are no counterexamples
+    return max(float(np.linalg.norm(estimate - (removed - theta))) - rounding, 0.0) / float(bound)

@@ -893,7 +893,7 @@ def _search_for_a_violation(preset: str) -> dict[str, float]:
     if preset == "standard":
         shapes |= {"d = 3, generator 1": (3, 1), "d = 3, generator 2": (3, 2)}
         horizons = ((0, 1), (1, 1), (2, 1), (2, 2), (3, 2), (6, 3), (1, 3))
-    iterations = 150 if preset == "standard" else 6
+    iterations = 60 if preset == "standard" else 6
     return {
         f"{name}{', L_J > 0' * curved}": max(search(shape, t, m, curved, iterations) for t, m in horizons)
         for name, shape in shapes.items()
