@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial, reduce
+from operator import add
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from gan_influence.itd import check_damping
 from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
 from gan_influence.progress import shown
 from gan_influence.recording import Recorded
+from gan_influence.solvers import ForwardGraph, inverse_norm, newton_steps, solve
 from gan_influence.stacking import stacks
 from gan_influence.steps import as_rows, step_inputs
 from gan_influence.surroundings import undisturbed
@@ -32,7 +34,7 @@ __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 SOLVERS = ("neumann", "gmres")
 _LOOK_EVERY = 50  # terms of the series; to look at numbers is to wait for the device
 _CUT_OFF = 20  # a series of fewer terms is cut off on purpose
-_LARGEST_BASIS = 200  # GMRES keeps that many vectors of d numbers, then restarts
+_PRODUCTS = 1000  # of GMRES, at least, where it is not the solver that ``terms`` is about
 
 
 @undisturbed
@@ -45,6 +47,8 @@ def aid(
     *,
     scale: float | None = None,
     at: Sequence[int] | None = None,
+    newton: int = 0,
+    tolerance: float | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "*stops *terms N"]:
     r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18, Alg. 2; stochastic: VI-A2).
@@ -73,6 +77,12 @@ def aid(
     averaged generator is the generator, and the order of moves does not matter. The metric's gradient is taken where
     the metric looks.
 
+    Beyond the paper are ``newton`` and ``tolerance``. AID is about an equilibrium, which a run need not have reached.
+    Newton's steps ``theta <- theta - J^-1 v`` go there, each to an error of the order of the last one's square
+    (Newton-Kantorovich). Scores are then nearer to what a removal does to the equilibrium; not to what it does to a run
+    that ends before it gets there, which is :func:`gan_influence.itd`'s to say. A ``tolerance`` ends the series where
+    what it lacks, ``w - w_M = (I - Z^T)^-1 (Z^T)^M grad E``, is small, be ``|Z|`` above 1 or not.
+
     Args:
         trace: the training run; only its end and its schedule are used.
         metric: what is measured.
@@ -86,6 +96,16 @@ def aid(
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step, which must not be 0.
         at: stopping times: score the run as if it had ended after each of these steps. All use the learning rates of
             the trace's last step and the batches after the trace's end, T = ``trace.steps``.
+        newton: how many of Newton's steps are taken before scoring. ``v`` is each player's own gradient, with the rows'
+            weights, ``l2`` and weight decay; it and J are means over the batches that GMRES takes. ``damping`` has no
+            part in them: it would slow them down, not lead elsewhere. The metric's gradient is taken where they lead,
+            also where training averages its generator, which at an equilibrium is the average. A step is one solution
+            by GMRES, of at most ``max(terms, 1000)`` products ``J u``, each at the price of a term.
+        tolerance: end the series at the first M <= ``terms`` with
+            ``|(I - Z)^-1| |(Z^T)^M grad E| <= tolerance |w_M|``, after M products with ``J^T`` and those that
+            ``|(I - Z)^-1|`` takes. For d <= 256 parameters these are d, and the left side is a bound of ``|w - w_M|``,
+            up to rounding. Beyond, it is an estimate: ``|(I - Z)^-1|`` is found from below, from some ten solutions by
+            GMRES of at most ``max(terms, 1000)`` products each.
         progress: show a progress bar.
 
     Returns:
@@ -97,9 +117,11 @@ def aid(
     Raises:
         ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace, a
             schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a second
-            derivative of the game that is NaN or infinite.
+            derivative of the game that is NaN or infinite, ``newton`` < 0; a ``tolerance`` that is not above 0, or
+            given for GMRES, with several ``terms``, or where steps do not all see the same batch.
         TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator.
-        ConvergenceError: the series overflowed, or GMRES missed its tolerance within ``terms`` products.
+        ConvergenceError: the series overflowed, or missed ``tolerance`` within ``terms``; GMRES missed its own within
+            so many products; a step of Newton's did not make ``|v|`` smaller.
     """
     check_damping(damping)
     counts = _check_terms(terms)
@@ -111,24 +133,39 @@ def aid(
         )
     if scale is not None and (not is_real(scale) or scale <= 0):
         raise ValueError(f"scale must be a finite number above 0, got {scale!r}")
+    if not is_whole(newton) or newton < 0:
+        raise ValueError(f"newton must be a whole number of steps >= 0, got {newton!r}")
+    _check_tolerance(tolerance, terms, solver)
 
     stops = [trace.steps] if at is None else trace.stops(at)
     theta = torch.stack([trace.theta(stop) for stop in stops])
     seen = torch.stack([trace.seen(stop) for stop in stops])
     check_metric(metric, trace.game, seen[-1])
-    gradient = metric_gradients(metric, trace.game, seen)
-    shift = damping + trace.updates.weight_decays(theta)
+    products = max(*counts, _PRODUCTS)
 
     with repeatable(theta.device):
+        if newton:
+            theta = seen = _moved(trace, theta, newton, products, stops)
+        gradient = metric_gradients(metric, trace.game, seen)
+        shift = damping + trace.updates.weight_decays(theta)
         if solver == "neumann":
             eta = _scaling(trace, theta) if scale is None else theta.new_full((trace.game.size,), scale)
-            _check_series(trace, max(counts))
+            _check_series(trace, max(counts) + (tolerance is not None))
+            if tolerance is not None:
+                of_stops = zip(theta, stops, strict=True)
+                norms = [_inverse_norm(trace, one, eta, shift, products, stop) for one, stop in of_stops]
+                inverses = theta.new_tensor(norms, dtype=torch.float64)
             if len(stops) > 1:
                 stacks(trace)
             else:  # for one model vmap only costs: half as much again a product
                 theta, gradient = theta[0], gradient[0]
-            field = _Field(trace, theta)
-            sums = _neumann(field, trace.steps, gradient, eta, shift, counts, stops, progress)
+            if tolerance is None:
+                field = _Field(trace, theta)
+                sums = _neumann(field, trace.steps, gradient, eta, shift, counts, stops, progress)
+            else:
+                field = _SharedField(trace, theta)
+                series = _terms(field, trace.steps, gradient, eta, shift)
+                sums = [_sum_within(tolerance, series, inverses, counts[0], stops, progress)]
             rows = torch.stack(field.row_terms([-eta * total for total in sums]), dim=-2)
             rows = rows.reshape(len(stops), len(counts), trace.size)
             _check_overflow(rows, max(counts), stops)
@@ -171,7 +208,6 @@ class _Field:
         end = max(trace.steps - 1, 0)
         first, last = trace.inputs(min(trace.first, end)), trace.inputs(end)
         self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
-        self._of_batch = trace.recorded.setdefault((trace.game, _product), Recorded(partial(_product, trace.game)))
         self._whole: FieldGraph | None = None
         if last.indices is None:
             self._whole = _graph(trace.game, theta, trace.weights, last.latents, last.rows)
@@ -180,10 +216,36 @@ class _Field:
     def transpose_product(self, t: int, cotangent: Float[Tensor, "*stops d"]) -> Float[Tensor, "*stops d"]:
         """``J(theta; batch_t)^T c``."""
         inputs = self._trace.inputs(t)
-        if self._whole is not None and inputs.indices is None and torch.equal(inputs.latents, self._latents):
-            return self._of_whole(cotangent)
+        return self._of_whole(cotangent) if self._is_whole(inputs) else self._of_batch(_product, inputs, cotangent)
+
+    def product(self, t: int, direction: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """``J(theta; batch_t) u``."""
+        inputs = self._trace.inputs(t)
+        if self._is_whole(inputs):
+            return self._forward_of_whole(direction)
+        return self._of_batch(_forward_product, inputs, direction)
+
+    def value(self, t: int) -> Float[Tensor, " d"]:
+        """``v(theta; batch_t)``."""
+        inputs = self._trace.inputs(t)
+        if self._whole is not None and self._is_whole(inputs):
+            return self._whole.value
         weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
-        return self._of_batch(cotangent, self._theta, weights, latents, *rows)
+        return _graph(self._trace.game, self._theta, weights, latents, as_rows(tuple(rows))).value
+
+    def _is_whole(self, inputs: StepInputs) -> bool:
+        return self._whole is not None and inputs.indices is None and torch.equal(inputs.latents, self._latents)
+
+    @cached_property
+    def _forward_of_whole(self) -> Recorded[Tensor]:
+        assert self._whole is not None
+        return Recorded(ForwardGraph(self._whole).product)
+
+    def _of_batch(self, function: Callable[..., Tensor], inputs: StepInputs, vector: Tensor) -> Tensor:
+        game = self._trace.game
+        recorded = self._trace.recorded.setdefault((game, function), Recorded(partial(function, game)))
+        weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
+        return recorded(vector, self._theta, weights, latents, *rows)
 
     def row_terms(self, cotangents: list[Float[Tensor, "*stops d"]]) -> list[Float[Tensor, "*stops N"]]:
         """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training."""
@@ -196,10 +258,27 @@ class _Field:
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
 
 
+class _SharedField(_Field):
+    """The field where all steps see the same batch."""
+
+    def _of_batch(self, function: Callable[..., Tensor], inputs: StepInputs, vector: Tensor) -> Tensor:
+        raise ValueError(
+            f"tolerance= needs steps that all see the same batch, as with FullBatch, but step {int(inputs.time)} has "
+            "one of its own: a stochastic series has no limit to come near. Take solver='gmres', the limit for the "
+            "batches' mean, or leave tolerance out and give terms"
+        )
+
+
 def _product(
     game: Game, cotangent: Tensor, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, *rows: Tensor
 ) -> Float[Tensor, "*stops d"]:
     return _graph(game, theta, weights, latents, as_rows(rows)).transpose_product(cotangent)
+
+
+def _forward_product(
+    game: Game, direction: Tensor, theta: Float[Tensor, " d"], weights: Tensor, latents: Tensor, *rows: Tensor
+) -> Float[Tensor, " d"]:
+    return ForwardGraph(_graph(game, theta, weights, latents, as_rows(rows))).product(direction)
 
 
 def _graph(game: Game, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, rows: Rows) -> FieldGraph:
@@ -251,6 +330,61 @@ def _epoch(trace: Trace) -> dict[int, float]:
     return {t: size / held for t, size in sizes.items()}
 
 
+class _MeanField:
+    """The field of the mean over the steps of ``epoch``, with the optimisers' weight decay: 0 at an equilibrium."""
+
+    def __init__(self, trace: Trace, epoch: dict[int, float], decay: Float[Tensor, " d"], theta: Float[Tensor, " d"]):
+        self._epoch, self._decay, self._theta = epoch, decay, theta
+        self._field = _Field(trace, theta)
+
+    def value(self) -> Float[Tensor, " d"]:
+        """``v(theta) + weight_decay * theta``."""
+        return _mean(self._epoch, self._field.value) + self._decay * self._theta
+
+    def product(self, direction: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """``(J(theta) + weight_decay) u``."""
+        mean = _mean(self._epoch, lambda t: self._field.product(t, direction))
+        check_product(mean, direction)
+        return mean + self._decay * direction
+
+
+def _mean(epoch: dict[int, float], of_step: Callable[[int], Tensor]) -> Tensor:
+    return reduce(add, (share * of_step(t) for t, share in epoch.items()))
+
+
+def _moved(
+    trace: Trace, theta: Float[Tensor, "stops d"], newton: int, products: int, stops: list[int]
+) -> Float[Tensor, "stops d"]:
+    """Each stop's parameters after so many of Newton's steps."""
+    field_at = partial(_MeanField, trace, _epoch(trace), trace.updates.weight_decays(theta))
+    return torch.stack(
+        [newton_steps(field_at, one, newton, products, stop) for one, stop in zip(theta, stops, strict=True)]
+    )
+
+
+def _inverse_norm(
+    trace: Trace,
+    theta: Float[Tensor, " d"],
+    eta: Float[Tensor, " d"],
+    shift: Float[Tensor, " d"],
+    products: int,
+    stop: int,
+) -> float:
+    """``|(I - Z)^-1|``, where ``I - Z`` is ``eta (J + shift)``, a learning rate a row."""
+    field = _SharedField(trace, theta)
+
+    def product(u: Tensor) -> Tensor:
+        return eta * (field.product(trace.steps, u) + shift * u)
+
+    def transpose_product(c: Tensor) -> Tensor:
+        scaled = eta * c
+        product = field.transpose_product(trace.steps, scaled)
+        check_product(product, scaled)
+        return product + shift * scaled
+
+    return inverse_norm(product, transpose_product, theta, products, f"I - Z at step {stop}")
+
+
 def _neumann(
     field: _Field,
     end: int,
@@ -265,21 +399,70 @@ def _neumann(
 
     ``shift`` is what is added to the diagonal of each J: the damping and the optimisers' weight decay.
     """
-    term, total, sums = gradient, gradient.clone(), {1: gradient}
+    series = _terms(field, end, gradient, eta, shift)
+    term = next(series)
+    total, sums = term.clone(), {1: term}
     for m in tqdm(range(1, max(counts)), desc="aid", unit="term", disable=not shown(progress)):
-        scaled = eta * term
-        if m % _LOOK_EVERY == 0 and _settled(scaled):
+        if m % _LOOK_EVERY == 0 and _settled(eta * term):
             break
-        product = field.transpose_product(end + m - 1, scaled)
-        if m == 1:
-            check_product(product, scaled)
-        term = term - product - shift * scaled
+        term = next(series)
         total += term
         if m + 1 in counts:
             sums[m + 1] = total.clone()
     _check_overflow(total, max(counts), stops)
     _warn_of_divergence(term, total, max(counts), stops)
     return [sums.get(count, total) for count in counts]
+
+
+def _terms(
+    field: _Field,
+    end: int,
+    gradient: Float[Tensor, "*stops d"],
+    eta: Float[Tensor, " d"],
+    shift: Float[Tensor, " d"],
+) -> Iterator[Float[Tensor, "*stops d"]]:
+    """``grad E``, ``Z_1^T grad E``, ``Z_2^T Z_1^T grad E`` and so on."""
+    term = gradient
+    for t in itertools.count(end):
+        yield term
+        scaled = eta * term
+        product = field.transpose_product(t, scaled)
+        if t == end:
+            check_product(product, scaled)
+        term = term - product - shift * scaled
+
+
+def _sum_within(
+    tolerance: float,
+    series: Iterator[Float[Tensor, "*stops d"]],
+    inverses: Float[Tensor, " stops"],
+    terms: int,
+    stops: list[int],
+    progress: bool,
+) -> Float[Tensor, "*stops d"]:
+    """At each stop ``w_M`` of the first ``M <= terms`` with ``|(I - Z)^-1| |(Z^T)^M grad E| <= tolerance |w_M|``.
+
+    The left side bounds ``|w - w_M|``, for ``w - w_M = (I - Z^T)^-1 (Z^T)^M grad E``.
+    """
+    term = next(series)
+    total = torch.zeros_like(term)
+    is_far = torch.ones_like(inverses, dtype=torch.bool)
+    for m in tqdm(range(1, terms + 1), desc="aid", unit="term", disable=not shown(progress)):
+        total = torch.where(is_far.view(*term.shape[:-1], 1), total + term, total)
+        _check_overflow(total, m, stops)
+        term = next(series)
+        last, whole = (vector.reshape(len(stops), -1).norm(dim=1) for vector in (term, total))
+        is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
+        if not is_far.any():
+            return total
+    ratios = [f"{ratio:.2g}" for ratio in (inverses * last / whole)[is_far].tolist()]
+    where = [str(stop) for stop, far in zip(stops, is_far.tolist(), strict=True) if far]
+    raise ConvergenceError(
+        f"AID's series has not come within tolerance={tolerance:g} of its limit after {m} terms at step "
+        f"{', '.join(where)}: |(I - Z)^-1| |(Z^T)^{m} grad E| is {', '.join(ratios)} of its sum, with |(I - Z)^-1| = "
+        f"{', '.join(f'{norm:.2g}' for norm in inverses[is_far].tolist())}. Allow more terms, add damping, or take "
+        "solver='gmres', which gives the limit"
+    )
 
 
 def _settled(scaled: Float[Tensor, "*stops d"]) -> bool:
@@ -329,26 +512,12 @@ def _gmres(
     ``J`` is the mean over the steps of ``epoch`` with these shares; ``shift``: gamma and the optimisers' weight decay.
     """
 
-    def product(vector: np.ndarray) -> np.ndarray:
-        c = torch.from_numpy(np.ascontiguousarray(vector)).to(gradient).reshape(-1)
-        mean = torch.zeros_like(c)
-        for t, share in epoch.items():
-            mean += share * field.transpose_product(t, c)
+    def product(c: Tensor) -> Tensor:
+        mean = _mean(epoch, lambda t: field.transpose_product(t, c))
         check_product(mean, c)
-        return (mean + shift * c).double().cpu().numpy()
+        return mean + shift * c
 
-    b = gradient.double().cpu().numpy()
-    tolerance = 1e-12 if gradient.dtype == torch.float64 else 1e-6
-    operator = LinearOperator((len(b), len(b)), matvec=product, dtype=np.float64)
-    restart = min(products, len(b), _LARGEST_BASIS)
-    solution, _ = gmres(operator, b, rtol=tolerance, atol=0.0, restart=restart, maxiter=max(products // restart, 1))
-    residual = float(np.linalg.norm(product(solution) - b) / max(np.linalg.norm(b), np.finfo(float).tiny))
-    if not residual <= 1e3 * tolerance:
-        raise ConvergenceError(
-            f"GMRES left a relative residual of {residual:.1e} after {products} products at step {stop}: "
-            "allow more terms, or add damping: J is close to singular"
-        )
-    return torch.from_numpy(solution).to(gradient)
+    return solve(product, gradient, products, f"at step {stop}: allow more terms, or add damping")
 
 
 def _check_terms(terms: int | Sequence[int]) -> list[int]:
@@ -356,3 +525,20 @@ def _check_terms(terms: int | Sequence[int]) -> list[int]:
     if not counts or not all(is_whole(count) and count >= 1 for count in counts):
         raise ValueError(f"terms must be a whole number >= 1, or several, got {terms!r}")
     return counts
+
+
+def _check_tolerance(tolerance: float | None, terms: int | Sequence[int], solver: str) -> None:
+    if tolerance is None:
+        return
+    if not is_real(tolerance) or tolerance <= 0:
+        raise ValueError(f"tolerance must be a finite number above 0, or None, got {tolerance!r}")
+    if solver != "neumann":
+        raise ValueError(
+            f"tolerance ends the Neumann series, but solver={solver!r} has none: leave tolerance out, or take "
+            "solver='neumann'"
+        )
+    if not is_whole(terms):
+        raise ValueError(
+            f"a series that ends at tolerance={tolerance:g} has no other ends: give one number of terms, the most that "
+            f"it may take, got {terms!r}"
+        )

@@ -390,9 +390,12 @@ class Updates:
         return self._of_players(like, self.rates(t))
 
     def rates(self, t: int) -> list[float]:
-        """Each player's learning rate at step ``t``."""
-        step = torch.tensor(t // 2 if self.order == "turns" else t, dtype=torch.float64)
-        return [float(_at(one.lr, step)) for one in self.pair]
+        """Each player's learning rate at step ``t``: in turns that of its own last update up to ``t``."""
+        steps = (max(t - 1, 0) // 2, t // 2) if self.order == "turns" else (t,) * len(self.pair)
+        return [
+            float(_at(one.lr, torch.tensor(step, dtype=torch.float64)))
+            for one, step in zip(self.pair, steps, strict=True)
+        ]
 
     def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
         """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""

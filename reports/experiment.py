@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +103,8 @@ class Experiment:
         on_digits: of experiments on images, the same settings on data that need no file: ``--data digits``.
         unnamed: the presets at which it is run where no experiment is named.
         recheck: settings to change for ``--recheck``: fewer stops or variants, of which each cell is what it was.
+        recheck_within: by table, the relative difference that ``--recheck`` allows instead of its own: of tables whose
+            cells are float32's rounding, or what it grows to in the training of a classifier.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Experiment:
     on_digits: Callable[[Settings], Settings] | None = None
     unnamed: tuple[str, ...] = ("smoke", "standard", "paper")
     recheck: Settings = field(default_factory=dict)
+    recheck_within: Mapping[str, float] = field(default_factory=dict)
 
 
 def digest(settings: Settings) -> str:

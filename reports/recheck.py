@@ -39,15 +39,15 @@ def recheck(experiments: Mapping[str, Experiment], out: Path, device: str) -> in
             tqdm.write(f"{name:22} {path} holds no finished seed")
             continue
         stored, again = result["runs"][0], _again(experiment, result, device)
-        cells = list(_shared_cells(stored["values"], again["values"]))
-        off, cell, before, now = max(cells, default=(math.inf, "no cell", None, None), key=lambda cell: cell[0])
-        worst = max(worst, off)
+        cells = list(_shared_cells(stored["values"], again["values"], experiment.recheck_within))
+        excess, off, cell, before, now = max(cells, default=(math.inf, math.inf, "no cell", None, None))
+        worst = max(worst, excess)
         how = "identical" if off == 0 else f"agrees to {off:.0e}"
-        if off > TOLERANCE:
+        if excess > 1:
             how = f"DIFFERS by up to {off:.1e} ({cell}: {before} stored, {now} now)"
         where = "" if stored["processor"] == again["processor"] else f", on another processor ({stored['processor']})"
         tqdm.write(f"{name:22} {how}: {len(cells)} cells of seed {stored['seed']}, made by {stored['code']}{where}")
-    return int(worst > TOLERANCE)
+    return int(worst > 1)
 
 
 def _again(experiment: Experiment, result: dict[str, Any], device: str) -> dict[str, Any]:
@@ -68,14 +68,18 @@ def _again(experiment: Experiment, result: dict[str, Any], device: str) -> dict[
     return run_again
 
 
-def _shared_cells(stored: Any, again: Any) -> Iterator[tuple[float, str, float | None, float | None]]:
-    """How far each cell is off, relative to the larger of both numbers, which it is, and both."""
+def _shared_cells(
+    stored: Any, again: Any, within: Mapping[str, float]
+) -> Iterator[tuple[float, float, str, float | None, float | None]]:
+    """How far each cell is off, over what its table allows and relative to the larger of both numbers; which it is, and
+    both."""
     for table, rows in again.items():
         for row, columns in rows.items():
             for column, value in columns.items():
                 if column in stored.get(table, {}).get(row, {}):
                     before = stored[table][row][column]
-                    yield _off(before, value), f"{table}, {row}, {column}", before, value
+                    off = _off(before, value)
+                    yield off / within.get(table, TOLERANCE), off, f"{table}, {row}, {column}", before, value
 
 
 def _off(one: float | None, other: float | None) -> float:

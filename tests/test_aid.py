@@ -48,6 +48,15 @@ def test_aid_sums_exactly_m_terms_of_eq_14(make, rates, terms, damping):
         assert relative_error(scores, dense_aid(problem, trace.theta(), wrong, damping)) > 1e-2
 
 
+@pytest.mark.parametrize(("steps", "moves"), [(1, (0, 0)), (2, (0, 0)), (11, (4, 5)), (12, (5, 5))])
+def test_in_turns_each_players_rate_is_that_of_its_own_last_move(steps, moves):
+    problem = lqgan()
+    trace = gi.train(
+        problem.game(), problem.data, problem.schedule, steps, gi.SGD(lambda k: 0.1 * 0.9**k), update="turns"
+    )
+    assert trace.updates.rates(steps - 1) == pytest.approx([0.1 * 0.9**k for k in moves], rel=1e-12)
+
+
 def test_the_first_term_alone_scores_zero_because_the_generator_never_sees_the_rows():
     problem = lqgan()
     assert gi.aid(problem.train(5), problem.metric(), terms=1).eq(0).all()

@@ -21,7 +21,7 @@ FORMULAS = {  # (real, fake, generator), each minimised
     "hinge": (lambda a: np.maximum(1 - a, 0), lambda a: np.maximum(1 + a, 0), lambda a: -a),
     "softplus": (lambda a: np.logaddexp(0, 1 - a), lambda a: np.logaddexp(0, 1 + a), lambda a: -a),
 }
-LOGITS = torch.linspace(-9.7, 9.9, 99, dtype=torch.float64)
+LOGITS = torch.linspace(-79.7, 79.9, 799, dtype=torch.float64)
 
 
 def test_these_are_all_the_losses():
@@ -33,6 +33,19 @@ def test_these_are_all_the_losses():
 def test_every_cost_is_its_formula(name, k, cost):
     costs = getattr(LOSSES[name], cost)(LOGITS)
     np.testing.assert_allclose(costs.numpy(), FORMULAS[name][k](LOGITS.numpy()), rtol=1e-14, atol=1e-300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_second_derivatives_are_those_of_the_formula_at_large_logits_too(dtype):
+    # torch's softplus is a line from 20 on, where the sigmoid's slope is still 2e-9.
+    a = torch.tensor([-35.0, -22.0, -1.0, 3.0, 19.9, 20.1, 22.0, 30.0, 35.0], dtype=dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(LOSSES["minimax"].fake(a).sum(), a, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), a)
+    x = a.detach().double().numpy()
+    expected = 1 / ((1 + np.exp(-x)) * (1 + np.exp(x)))
+    eps = torch.finfo(dtype).eps
+    np.testing.assert_allclose(slope.detach().double().numpy(), 1 / (1 + np.exp(-x)), rtol=4 * eps)
+    np.testing.assert_allclose(second.double().numpy(), expected, rtol=8 * eps, atol=2 * eps)
 
 
 @pytest.mark.parametrize("name", ["minimax", "non_saturating", "softplus"])

@@ -270,9 +270,16 @@ def test_the_committed_result_is_of_todays_settings_and_has_ten_seeds():
 
 
 @pytest.mark.parametrize(
-    ("changed", "status", "said"), [(0.0, 0, "identical"), (1e-9, 0, "agrees to"), (0.01, 1, "DIFFERS")]
+    ("changed", "within", "status", "said"),
+    [
+        (0.0, {}, 0, "identical"),
+        (1e-9, {}, 0, "agrees to"),
+        (0.01, {}, 1, "DIFFERS"),
+        (0.01, {"Table V": 0.02}, 0, "agrees to"),
+        (0.1, {"Table V": 0.02}, 1, "DIFFERS"),
+    ],
 )
-def test_rechecking_compares_a_part_with_what_is_stored(changed, status, said, result, tmp_path, capsys):
+def test_rechecking_compares_a_part_with_what_is_stored(changed, within, status, said, result, tmp_path, capsys):
     from reports.recheck import recheck
 
     altered = json.loads(json.dumps(result))
@@ -280,7 +287,7 @@ def test_rechecking_compares_a_part_with_what_is_stored(changed, status, said, r
     column = next(iter(cells))
     cells[column] += changed
     write_json(tmp_path / NAME / "result.json", altered)
-    part = replace(EXPERIMENTS[NAME], recheck={"stops": [2, 5], "terms": [10]})
+    part = replace(EXPERIMENTS[NAME], recheck={"stops": [2, 5], "terms": [10]}, recheck_within=within)
     assert recheck({NAME: part}, tmp_path, "cpu") == status
     printed = capsys.readouterr()
     assert f"{said}" in printed.out + printed.err

@@ -10,7 +10,8 @@ from typing import Any
 
 from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json, write_text
-from verification.ledger import claims, recorded_verdicts, run
+from verification.coverage import table
+from verification.ledger import claims, differences, run
 
 
 def main() -> int:
@@ -24,6 +25,9 @@ def main() -> int:
         for one in known.values():
             print(f"{one.id:32} {one.source:44} {one.statement}")
         return 0
+    if arguments.coverage:
+        print(table())
+        return 0
     if arguments.device == "cuda":
         parser.error("the claims run on the CPU, in float64: take --device auto or cpu")
     ensure_writable(arguments.out)
@@ -32,13 +36,16 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    from verification.page import ledger_json, write_page
+    from verification.page import ledger_json, write_errata, write_page
 
     record = {**provenance(program("verification"), "cpu"), "preset": arguments.preset}
     write_text(arguments.out / "ledger.json", ledger_json(entries))
     write_json(arguments.out / "provenance.json", record)
     write_page(entries, record, arguments.out)
-    unexpected = _unexpected(entries)
+    if not arguments.only:
+        write_errata(entries, record, arguments.out)
+    print(_table(entries))
+    unexpected = differences(entries)
     counts = Counter(entry["verdict"] for entry in entries)
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     for line in unexpected:
@@ -47,21 +54,26 @@ def main() -> int:
     return 1 if unexpected else 0
 
 
-def _unexpected(entries: list[dict[str, Any]]) -> list[str]:
-    """The claims whose verdict is not the one that the repository records."""
-    recorded = recorded_verdicts()
-    return [
-        f"{entry['id']}: {entry['verdict']} (measured {entry['measured']}), but recorded as "
-        f"{recorded.get(entry['id'], 'nothing')}"
-        for entry in entries
-        if entry["verdict"] != recorded.get(entry["id"])
-    ]
+def _table(entries: list[dict[str, Any]]) -> str:
+    """A line a claim."""
+    titles = ("claim", "verdict", "measured", "expected", "error / bound", "seconds")
+    names = ("id", "verdict", "measured", "expected", "largest", "seconds")
+    rows = [titles, *(tuple(_short(entry[name]) for name in names) for entry in entries)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(titles))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _short(value: Any) -> str:
+    """A cell: four digits of a number, the first words of a text."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 34 else text[:33] + "…"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m verification",
-        description="Check the papers' claims by computation. Exit status 0 only if every verdict is the recorded one.",
+        description="Check the papers' claims by computation. Exit status 0 only if every verdict, tolerance and "
+        "floor is the recorded one.",
     )
     parser.add_argument("--only", nargs="+", metavar="ID", help="check these claims only")
     parser.add_argument(
@@ -81,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="claims run on the CPU (default: auto)"
     )
     parser.add_argument("--list", action="store_true", help="list the claims and stop")
+    parser.add_argument(
+        "--coverage", action="store_true", help="list the papers' numbered items with what tests them, and stop"
+    )
     return parser
 
 

@@ -203,6 +203,10 @@ class Constants:
         reduced = {name: getattr(self, name).max(axis=0) for name in upper}
         return replace(self, monotonicity=self.monotonicity.min(axis=0), **reduced)
 
+    def uniform(self) -> Constants:
+        """The same of one box, with a `sigma` that bounds |Z_{-j}| of every row, too."""
+        return replace(self, sigma=np.maximum(self.sigma, self.sigma_removed.max()))
+
 
 _FIELDS = (
     "sigma",
@@ -363,45 +367,32 @@ def corollary_2(c: Constants, steps: int) -> Array:
     return _two_terms(c, (1.0 - s**steps) / (1.0 - s) ** 2, (1.0 - s ** (2 * steps - 1)) / (1.0 - s) ** 3)
 
 
-def theorem_2(c: Constants, radius: float, steps: int, terms: int) -> Array:
+def theorem_2(c: Constants, radius: float | Array, steps: int, terms: int) -> Array:
     """Theorem 2 as printed: (J,).  With s = sigma_B, rho = `radius`, M = `terms`:
 
     (eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2) rho s^T (1 - s^{M-1}) + eta L_f s^M / (1 - s)
     + 2 rho s^T + eta^3 L_f^2 L_J / (1 - s)^3 + eta^2 L_f L_f' / (1 - s)^2
+
+    True where s bounds |Z| and |Z_{-j}| on the balls of radius rho around theta* and theta*_{-j}, and both hold
+    theta^(0): proved in ``docs/theorem-2.md``, the paper's own proof being one (33) short of it.
     """
     s = _contraction(c)
-    drift = _estimator_slope(c) * radius * s**steps * (1.0 - s ** (terms - 1))
-    return drift + _tail(c, terms) + 2.0 * radius * s**steps + _nonlinearity(c)
+    drift = estimator_slope(c) * radius * s**steps * (1.0 - s ** (terms - 1))
+    return drift + tail(c, terms) + 2.0 * radius * s**steps + nonlinearity(c)
 
 
-def theorem_2_amended(c: Constants, radius: float, steps: int, terms: int) -> Array:
-    """Theorem 2 with its two wrong steps put right: (J,).  With s = sigma_B and s_j = sup |Z_{-j}|:
-
-    (eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2) rho s^T (1 - s^M) + eta L_f s^M / (1 - s)
-    + rho s^T + (rho + eta L_f / (1 - s)) s_j^T + eta^3 L_f^2 L_J / (1 - s)^3 + eta^2 L_f L_f' / (1 - s)^2
-
-    (33): 1 - s^{M-1} < 1 - s^M, so what (30) and (32) share is 1 - s^M, which does not vanish at M = 1.
-    (39): the counterfactual run contracts by Z_{-j}, not Z, and starts within rho of theta*, hence only within
-    rho + |theta*_{-j} - theta*| of its own equilibrium. The ball must hold theta*_{-j} and both runs.
-    """
-    s = _contraction(c)
-    drift = _estimator_slope(c) * radius * s**steps * (1.0 - s**terms)
-    settling = radius * s**steps + (radius + lemma_6(c)) * c.sigma_removed**steps
-    return drift + _tail(c, terms) + settling + _nonlinearity(c)
-
-
-def _estimator_slope(c: Constants) -> Array:
+def estimator_slope(c: Constants) -> Array:
     """eta L_f' / (1 - s) + eta^2 L_f L_J / (1 - s)^2: how fast AID's limit moves with theta, (30) and (32)."""
     gap = 1.0 - float(c.sigma)
     return c.eta * c.row_curvature / gap + c.eta**2 * c.row_gradient * c.lipschitz / gap**2
 
 
-def _tail(c: Constants, terms: int) -> Array:
+def tail(c: Constants, terms: int) -> Array:
     """eta L_f s^M / (1 - s): the Neumann series' tail (34)."""
     return c.eta * c.row_gradient * float(c.sigma) ** terms / (1.0 - float(c.sigma))
 
 
-def _nonlinearity(c: Constants) -> Array:
+def nonlinearity(c: Constants) -> Array:
     """eta^2 L_f L_f' / (1 - s)^2 + eta^3 L_f^2 L_J / (1 - s)^3, AID's limit against theta*_{-j} - theta* (38)."""
     gap = 1.0 - float(c.sigma)
     return _two_terms(c, gap**-2, gap**-3)
@@ -506,28 +497,75 @@ def equilibrium_shift(game: LQGAN, equilibrium: Array, rows: Rows, whitening: Ar
     The least d with |a_j| + kappa_j d + (K / 2) d^2 <= d makes the right side map the ball of radius d into itself, so
     by Brouwer theta*_{-j} exists there. Infinite for a row where no such d <= `radius` exists.
     """
-    backward = np.linalg.inv(whitening)
-    inverse = np.linalg.inv(game.jacobian(equilibrium))
     half = ball_box(equilibrium, radius, whitening).radius[0]
-    suprema = derivative_suprema(game, equilibrium, half)
-    spread = suprema.fourth @ half + MARGIN * suprema.third
-    solve = whitening @ inverse
-    exact = trilinear_norm(whiten(SIGNS[:, None, None] * game.third(equilibrium), solve, backward))
-    lipschitz = exact + trilinear_norm(whiten(spread, np.abs(solve), np.abs(backward)))
-
-    k = game.features[rows]
-    curvature = sigmoid_suprema(k @ equilibrium[2:], np.abs(k) @ half[2:]).second / game.rows.size
-    slope = np.linalg.norm(k @ solve[:, 2:].T, axis=1) * np.linalg.norm(k @ backward[2:], axis=1)
-    kappa = (1.0 + MARGIN) * curvature * slope
+    lipschitz, kappa = _solved_curvatures(game, equilibrium, rows, whitening, half)
     limit = np.linalg.solve(game.eta * game.jacobian(equilibrium), game.row_jumps(equilibrium)[rows].T).T
-    size = (1.0 + MARGIN) * np.linalg.norm(limit @ whitening.T, axis=1)
-    gap = 1.0 - kappa
+    distance = _least_ball(np.linalg.norm(limit @ whitening.T, axis=1), kappa, lipschitz, radius)
+    return EquilibriumShift(limit, distance, kappa * distance + 0.5 * lipschitz * distance**2)
+
+
+def _solved_curvatures(game: LQGAN, center: Array, rows: Rows, whitening: Array, half: Array) -> tuple[float, Array]:
+    """K = sup |J^{-1} V'''| and kappa_j = sup |J^{-1} hess f_j| / N, (J,), J = J(center), on {|theta - center| <= "
+    "half},
+    in the norm |W x|."""
+    backward, solve = np.linalg.inv(whitening), whitening @ np.linalg.inv(game.jacobian(center))
+    suprema = derivative_suprema(game, center, half)
+    spread = suprema.fourth @ half + MARGIN * suprema.third
+    exact = trilinear_norm(whiten(SIGNS[:, None, None] * game.third(center), solve, backward))
+    lipschitz = exact + trilinear_norm(whiten(spread, np.abs(solve), np.abs(backward)))
+    k = game.features[rows]
+    curvature = sigmoid_suprema(k @ center[2:], np.abs(k) @ half[2:]).second / game.rows.size
+    slope = np.linalg.norm(k @ solve[:, 2:].T, axis=1) * np.linalg.norm(k @ backward[2:], axis=1)
+    return lipschitz, (1.0 + MARGIN) * curvature * slope
+
+
+def _least_ball(size: Array, kappa: Array | float, lipschitz: float, radius: float) -> Array:
+    """The least d with size + kappa d + (K / 2) d^2 <= d; infinite where there is none of at most `radius`."""
+    size = (1.0 + MARGIN) * size
+    gap = 1.0 - np.asarray(kappa)
     discriminant = gap**2 - 2.0 * lipschitz * size
     root = np.sqrt(np.maximum(discriminant, 0.0))
     distance = (1.0 + MARGIN) * 2.0 * size / np.maximum(gap + root, MARGIN)
-    proven = (gap > 0.0) & (discriminant > 0.0) & (distance <= radius)
-    distance = np.where(proven, distance, np.inf)
-    return EquilibriumShift(limit, distance, kappa * distance + 0.5 * lipschitz * distance**2)
+    return np.where((gap > 0.0) & (discriminant > 0.0) & (distance <= radius), distance, np.inf)
+
+
+def aid_from_where_it_stands(game: LQGAN, theta: Array, rows: Rows, whitening: Array, radius: float) -> Array:
+    """(e) |a_j - (theta*_{-j} - theta*)| <= error_j, (J,), in the norm |W x|, from theta = theta^(T) alone.
+
+    a_j = (I - Z(theta))^{-1} Delta v_{-j}(theta) is AID's limit there. Neither theta* nor mu is used: with x0 =
+    -J(theta)^{-1} v(theta), the equilibria theta + x and theta + x_j are fixed points of
+
+        x   = x0       - J^{-1} (v(theta + x) - v(theta) - J x)
+        x_j = x0 + a_j - J^{-1} (v(theta + x_j) - v(theta) - J x_j + (1/N) (grad f_j(theta + x_j) - grad f_j(theta)))
+
+    (Newton-Kantorovich). By Brouwer they exist within r and r_j, the least with |x0| + (K / 2) r^2 <= r and
+    |x0 + a_j| + kappa_j r_j + (K / 2) r_j^2 <= r_j, and subtracting the two lines leaves
+
+        |x_j - x - a_j| <= kappa_j r_j + (K / 2) (r_j^2 + r^2).
+
+    Infinite for a row where r or r_j exceeds `radius`, on whose ball K and kappa_j hold.
+    """
+    half = ball_box(theta, radius, whitening).radius[0]
+    lipschitz, kappa = _solved_curvatures(game, theta, rows, whitening, half)
+    inverse = np.linalg.inv(game.jacobian(theta))
+    start = -inverse @ game.velocity(theta)
+    limit = np.linalg.solve(game.eta * game.jacobian(theta), game.row_jumps(theta)[rows].T).T
+    own = _least_ball(np.asarray(np.linalg.norm(whitening @ start)), 0.0, lipschitz, radius)
+    of_row = _least_ball(np.linalg.norm((start + limit) @ whitening.T, axis=1), kappa, lipschitz, radius)
+    return kappa * of_row + 0.5 * lipschitz * (of_row**2 + own**2)
+
+
+def rank_certificate(scores: Array, errors: Array) -> tuple[float, float]:
+    """(d) Kendall's tau of the scores against the truth is at least the first number, from |score - truth| <= error.
+
+    A pair whose scores differ by more than the sum of its errors is ordered rightly; every other pair is counted as a
+    wrong one. The second number is the share of rows whose sign is certain, |score| > error.
+    """
+    count = len(scores)
+    certain = np.abs(scores[:, None] - scores) > errors[:, None] + errors
+    pairs = count * (count - 1) / 2
+    doubtful = pairs - np.triu(certain, 1).sum()
+    return float(1.0 - 2.0 * doubtful / pairs), float(np.mean(np.abs(scores) > errors))
 
 
 def aid_certificate(
@@ -602,11 +640,18 @@ class Certificate:
 
 
 def certificate(
-    game: LQGAN, trajectory: Array, influence: Array, rows: Rows, rate: float = 1.0, reach: float = 1.0
+    game: LQGAN,
+    trajectory: Array,
+    influence: Array,
+    rows: Rows,
+    rate: float = 1.0,
+    reach: float = 1.0,
+    members: NDArray[np.bool_] | None = None,
 ) -> Certificate:
-    """(c) An a-posteriori bound of this run's ITD error for `rows`, without retraining.
+    """(c) An a-posteriori bound of this run's ITD error for `rows`, or sets of them, without retraining.
 
-    `trajectory` (T + 1, 4) is the run, `influence` (T + 1, J, 4) its ITD influence of `rows`. The true influence obeys
+    `trajectory` (T + 1, 4) is the run, `influence` (T + 1, J, 4) its ITD influence of `rows`; with `members`,
+    (J, rows), of J sets of them, whose influences, Delta v_{-S} and B_S are sums over the set. The true influence obeys
     Delta_{t+1} = F_t(Delta_t); with S = diag(1, 1, -1, -1), B_j = d Delta v_{-j} / d theta, Taylor at theta^(t) reads
 
         F_t(d) = Z_t d + Delta v_{-j} + B_j d - (eta / 2) S V'''[d, d] + rest,
@@ -626,16 +671,17 @@ def certificate(
     total = len(trajectory) - 1
     matrices = np.array([game.step_matrix(theta) for theta in trajectory[:total]]).reshape(total, 4, 4)
     norms = run_norms(matrices, rate)
-    correction, radius = np.zeros((total + 1, len(rows), 4)), np.zeros((total + 1, len(rows)))
-    rest: Array = np.zeros(len(rows))
+    sets = np.eye(len(rows)) if members is None else members.astype(float)
+    correction, radius = np.zeros((total + 1, len(sets), 4)), np.zeros((total + 1, len(sets)))
+    rest: Array = np.zeros(len(sets))
     for t, theta in enumerate(trajectory[:total]):
         guess = np.where(np.isfinite(rest)[:, None], influence[t] + correction[t], 0.0)
-        jumps = game.row_jump_jacobians(theta)[rows]
+        jumps = np.tensordot(sets, game.row_jump_jacobians(theta)[rows], 1)
         third = SIGNS[:, None, None] * game.third(theta)
         linear = correction[t] @ matrices[t].T + np.einsum("jab,jb->ja", jumps, guess)
         bent = np.einsum("abc,jb,jc->ja", third, guess, guess, optimize=True)
         frame = _Frame(norms[t + 1], np.linalg.inv(norms[t]))
-        rest = _next_radius(game, theta, matrices[t], jumps, third, guess, rest, frame, rows, reach)
+        rest = _next_radius(game, theta, matrices[t], jumps, third, guess, rest, frame, rows, reach, sets)
         correction[t + 1] = np.where(np.isfinite(rest)[:, None], linear - 0.5 * game.eta * bent, 0.0)
         radius[t + 1] = rest * np.linalg.norm(np.linalg.inv(norms[t + 1]), 2)
     return Certificate(correction, radius)
@@ -660,6 +706,7 @@ def _next_radius(
     frame: _Frame,
     rows: Rows,
     reach: float,
+    sets: Array,
 ) -> Array:
     """r_{t+1} of `certificate` from r_t: (J,)."""
     extent = np.abs(guess) + radius[:, None] * np.linalg.norm(frame.backward, axis=1)
@@ -670,11 +717,11 @@ def _next_radius(
     cubic = np.einsum("abcd,jb,jc,jd->ja", fourth, extent, extent, extent, optimize=True)
 
     k = game.features[rows]
-    along = np.einsum("jb,jb->j", np.abs(k), extent[:, 2:])
+    along = extent[:, 2:] @ np.abs(k).T
     logits = k @ theta[2:]
     push = np.linalg.norm(k @ frame.forward[:, 2:].T, axis=1) / game.rows.size
     tangent = matrix + jumps - game.eta * np.einsum("abc,jc->jab", third, guess)
     gain = np.linalg.norm(frame.forward @ tangent @ frame.backward, 2, axis=(1, 2))
     rest = np.linalg.norm(cubic @ np.abs(frame.forward).T, axis=1) / 6.0
-    rest += 0.5 * (push * sigmoid_suprema(logits, along).third * along**2 + bilinear * radius**2)
+    rest += 0.5 * (np.sum(sets * push * sigmoid_suprema(logits, along).third * along**2, axis=1) + bilinear * radius**2)
     return np.where(alive, (1.0 + MARGIN) * (gain * radius + game.eta * rest), np.inf)

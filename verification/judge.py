@@ -21,8 +21,11 @@ def relative(one: np.ndarray, other: np.ndarray) -> float:
 def at_most(
     error: float, tolerance: float, numbers: Mapping[str, Number] | None = None, plot: Plot | None = None
 ) -> Outcome:
-    """``holds`` where an error that should vanish is within its tolerance."""
-    verdict = "holds" if error <= tolerance else "refuted"
+    """``holds`` where an error that should vanish is within its tolerance.
+
+    Where the tolerance is for rounding, an error of exactly 0 is two computations that are one: ``not tested``.
+    """
+    verdict = "refuted" if not error <= tolerance else "holds" if error > 0 or tolerance == 0 else "not tested"
     return Outcome(verdict, error, 0, tolerance, numbers=numbers or {}, plot=plot)
 
 
@@ -38,11 +41,16 @@ def close(
     return Outcome(verdict, value, expected, tolerance, numbers=numbers or {}, plot=plot)
 
 
-def correction(printed_error: float, amended_error: float, tolerance: float, printed: str, amended: str) -> Outcome:
-    """``holds`` where the printed form's error vanishes, ``corrected`` where only the amended form's does."""
+def correction(
+    printed_error: float, amended_error: float, tolerance: float, printed: str, amended: str, control: str = ""
+) -> Outcome:
+    """``holds`` where the printed form's error vanishes, ``corrected`` where only the amended form's does.
+
+    An amended error of exactly 0 is two computations that are one: such a claim is ``not tested``.
+    """
     amends = "corrected" if amended_error <= tolerance else "refuted"
-    verdict = "holds" if printed_error <= tolerance else amends
-    return Outcome(verdict, printed_error, 0, tolerance, printed=printed, amended=amended)
+    verdict = "holds" if printed_error <= tolerance else amends if amended_error > 0 else "not tested"
+    return Outcome(verdict, printed_error, 0, tolerance, printed=printed, amended=amended, control=control)
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -17,9 +17,23 @@ from tqdm import tqdm
 
 from reports.workers import worker_pool
 
-__all__ = ["VERDICTS", "Claim", "Curve", "Outcome", "Plot", "claim", "claims", "recorded_verdicts", "run"]
+__all__ = [
+    "VERDICTS",
+    "Claim",
+    "Curve",
+    "Outcome",
+    "Plot",
+    "claim",
+    "claims",
+    "differences",
+    "recorded",
+    "recorded_verdicts",
+    "run",
+]
 
-VERDICTS = ("holds", "corrected", "refuted", "not run")
+VERDICTS = ("holds", "corrected", "refuted", "not tested", "not run")
+ERROR = "error"
+"""The verdict of a claim whose check broke, which nothing records."""
 RECORD = Path(__file__).parent / "recorded.json"
 
 Number = float | int | str
@@ -51,9 +65,13 @@ class Outcome:
     """What a claim's computation found.
 
     Attributes:
-        verdict: ``holds``, ``refuted``, ``corrected`` (false as printed, true as amended) or ``not run``.
+        verdict: ``holds``, ``refuted``, ``corrected`` (false as printed, true as amended), ``not tested`` (a bound that
+            no case came near) or ``not run``.
         measured, expected, tolerance: the numbers that decide.
         printed, amended: of a ``corrected`` claim: how the printed form fails (the witness), and what holds.
+        control: of a claim that is not confirmed: what the same check says where the printed form must pass, or the
+            amended one must not, so that it is the statement that fails and not the check.
+        largest, floor: of a bound: the largest error / bound over all cases, and the least that counts as a test.
         numbers: whatever else a reader should see, by name.
         plot: a picture, where one says it best.
     """
@@ -66,9 +84,12 @@ class Outcome:
     amended: str = ""
     numbers: Mapping[str, Number] = field(default_factory=dict)
     plot: Plot | None = None
+    control: str = ""
+    largest: Number = ""
+    floor: Number = ""
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
+        if self.verdict not in (*VERDICTS, ERROR):
             raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
         if self.verdict == "corrected" and not (self.printed and self.amended):
             raise ValueError("a corrected claim shows both: how the printed form fails and what holds instead")
@@ -79,7 +100,7 @@ Compute = Callable[[str], Outcome]
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper that can be settled by computation."""
+    """One statement of a paper that can be settled by computation; the fields as in :func:`claim`."""
 
     id: str
     source: str
@@ -89,12 +110,25 @@ class Claim:
     section: str
     compute: Compute
     explanation: str
+    reading: str
+    idea: str
+    smallest: str
 
 
 _CLAIMS: dict[str, Claim] = {}
 
 
-def claim(id: str, source: str, statement: str, kind: str, formula: str = "") -> Callable[[Compute], Compute]:
+def claim(
+    id: str,
+    source: str,
+    statement: str,
+    kind: str,
+    formula: str = "",
+    *,
+    reading: str = "",
+    idea: str = "",
+    smallest: str = "",
+) -> Callable[[Compute], Compute]:
     """Register ``compute(preset) -> Outcome`` as the check of a claim.
 
     Args:
@@ -103,6 +137,9 @@ def claim(id: str, source: str, statement: str, kind: str, formula: str = "") ->
         statement: the claim, in a sentence.
         kind: ``identity``, ``order``, ``bound``, ``complexity``, ``assumption``, ``convergence`` or ``algorithm``.
         formula: the statement as a formula, in matplotlib's mathtext without the dollars.
+        reading: how the statement is read, where it can be read in more than one way.
+        idea: why it holds: the proof in a sentence or two.
+        smallest: why no smaller amendment of a statement that fails would do.
     """
 
     def register(compute: Compute) -> Compute:
@@ -110,7 +147,8 @@ def claim(id: str, source: str, statement: str, kind: str, formula: str = "") ->
             raise ValueError(f"two claims are called {id!r}")
         section = compute.__module__.rsplit(".", 1)[-1]
         explanation = " ".join((compute.__doc__ or "").split())
-        _CLAIMS[id] = Claim(id, source, statement, kind, formula, section, compute, explanation)
+        texts = (explanation, reading, idea, smallest)
+        _CLAIMS[id] = Claim(id, source, statement, kind, formula, section, compute, *texts)
         return compute
 
     return register
@@ -126,10 +164,30 @@ def claims() -> dict[str, Claim]:
     return dict(sorted(_CLAIMS.items(), key=lambda item: order[item[1].section]))
 
 
+def recorded() -> dict[str, dict[str, Number]]:
+    """What the repository records of each claim: its verdict, and the tolerance and floor that it was reached with.
+
+    So a check that is made easier to pass is a difference of this file, and an exit status, too.
+    """
+    found: dict[str, dict[str, Number]] = json.loads(RECORD.read_text())
+    return found
+
+
 def recorded_verdicts() -> dict[str, str]:
     """The verdict that the repository records for each claim."""
-    recorded: dict[str, str] = json.loads(RECORD.read_text())
-    return recorded
+    return {id: str(one["verdict"]) for id, one in recorded().items()}
+
+
+def differences(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """In what these entries of the ledger are not as the repository records them, a line each."""
+    known, found = recorded(), []
+    for one in entries:
+        own = known.get(one["id"], {})
+        for what in ("verdict", "tolerance", "floor"):
+            if one[what] != own.get(what):
+                measured = f" (measured {one['measured']})" if what == "verdict" else ""
+                found.append(f"{one['id']}: {what} {one[what]}{measured}, but recorded as {own.get(what, 'nothing')}")
+    return found
 
 
 def run(ids: Iterable[str], preset: str) -> list[dict[str, Any]]:
@@ -145,7 +203,7 @@ def run(ids: Iterable[str], preset: str) -> list[dict[str, Any]]:
 
 
 def entry(id: str, preset: str) -> dict[str, Any]:
-    """One claim's entry of the ledger. A claim whose check breaks gets the verdict ``error``, which nothing records."""
+    """One claim's entry of the ledger. A claim whose check breaks gets the verdict ``error``."""
     one = claims()[id]
     begun = time.perf_counter()
     try:
@@ -154,25 +212,23 @@ def entry(id: str, preset: str) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="the second derivative of a step of training")
             outcome = one.compute(preset)
     except Exception as error:  # the ledger reports a broken check as such, and goes on with the others
-        outcome = None
-        broken = f"{type(error).__name__}: {error}"
+        outcome = Outcome(ERROR, f"{type(error).__name__}: {error}", "")
     return {
         "id": one.id,
         "source": one.source,
         "statement": one.statement,
         "kind": one.kind,
-        "verdict": "error" if outcome is None else outcome.verdict,
-        "measured": broken if outcome is None else outcome.measured,
-        "expected": "" if outcome is None else outcome.expected,
-        "tolerance": "" if outcome is None else outcome.tolerance,
+        **{name: getattr(outcome, name) for name in ("verdict", "measured", "expected", "tolerance")},
         "seconds": round(time.perf_counter() - begun, 2),
         "formula": one.formula,
         "section": one.section,
         "explanation": one.explanation,
-        "printed": "" if outcome is None else outcome.printed,
-        "amended": "" if outcome is None else outcome.amended,
-        "numbers": {} if outcome is None else dict(outcome.numbers),
-        "plot": None if outcome is None or outcome.plot is None else _plot_data(outcome.plot),
+        "reading": one.reading,
+        "idea": one.idea,
+        "smallest": one.smallest,
+        **{name: getattr(outcome, name) for name in ("printed", "amended", "control", "largest", "floor")},
+        "numbers": dict(outcome.numbers),
+        "plot": None if outcome.plot is None else _plot_data(outcome.plot),
     }
 
 

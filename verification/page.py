@@ -19,7 +19,7 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-__all__ = ["ledger_json", "write_page"]
+__all__ = ["ledger_json", "write_errata", "write_page"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,6 +40,7 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
             "measured": _number(entry["measured"]),
             "expected": _number(entry["expected"]),
             "tolerance": _number(entry["tolerance"]),
+            "largest": _number(entry["largest"]),
             "numbers": {name: _number(value) for name, value in entry["numbers"].items()},
             "formula": _formula(entry["formula"]),
             "plot": _plot(entry["plot"]),
@@ -54,6 +55,23 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
     counts = {verdict: sum(entry["verdict"] == verdict for entry in entries) for verdict in (*VERDICTS, "error")}
     page = environment.get_template("ledger.html").render(sections=sections, counts=counts, record=record)
     write_text(out / "index.html", page)
+
+
+ERRATA = {
+    "tnnls": ("TNNLS", "Terashita, Ohashi and Hara, Data Cleansing for GANs (TNNLS 2025)"),
+    "iclr": ("ICLR", "Terashita, Ohashi, Nonaka and Kanemaru, Influence Estimation for GANs (ICLR 2021)"),
+    "published-code": ("published code", "the published code of TNNLS Section VI-C"),
+}
+"""By file name: how sources begin, and what the page is of."""
+
+
+def write_errata(entries: list[dict[str, Any]], record: dict[str, Any], out: Path) -> None:
+    """``out/errata-NAME.md`` for each paper: what of it is not confirmed, with witness, amendment and control."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True)
+    for name, (prefix, title) in ERRATA.items():
+        own = [e for e in entries if e["source"].startswith(prefix) and e["verdict"] in ("corrected", "refuted")]
+        page = environment.get_template("errata.md").render(entries=own, title=title, record=record)
+        write_text(out / f"errata-{name}.md", page)
 
 
 def _finite(value: Any) -> Any:

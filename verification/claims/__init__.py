@@ -7,8 +7,11 @@ SECTIONS = {
     "tnnls_4_metrics": "TNNLS Section IV: influence on metrics, algorithms, cost",
     "tnnls_5_supervised": "TNNLS Section V: supervised learning as a special case",
     "tnnls_6_lqgan": "TNNLS Section VI: what is said of LQGAN",
+    "tnnls_text": "TNNLS: sentences of the text",
     "tnnls_b_extensions": "TNNLS Appendix B: extensions",
     "published_code": "The published code of TNNLS Section VI-C (StyleGAN)",
     "iclr_3_method": "ICLR Section 3, Section 4 and Appendix A",
+    "core": "The core against the papers' definitions: metrics, optimisers, states, weights",
     "beyond": "Beyond the papers: sharper bounds and a certificate",
+    "tools": "The ledger's own tools",
 }

@@ -251,13 +251,16 @@ def _difference(trace: gi.Trace, metric: gi.metrics.Metric, j: int, h: float) ->
     "Algorithm 2 updates the query vector by u <- u^T B_t J_t.",
     "algorithm",
     r"u \leftarrow u^{\top}B_t J_t",
+    reading="The line of Algorithm 2 as printed; the text beside it has Z_t = I - B_t J_t.",
+    idea="Eq. 8 multiplies by Z_t at every step, and Z_t is not B_t J_t.",
+    smallest="The line gets the u - that the text states.",
 )
 def inference_phase(preset: str) -> Outcome:
     """Algorithm 2 with the printed line and with u <- u^T Z_t = u^T - u^T B_t J_t, which its own text states, against
     eq. 8. The text's u^T J_t = grad <u, g> lacks B_t as well: it must be applied to B_t u."""
     trace = _run()
     steps = _dense_steps(trace)
-    query = np.array([1.0, -0.5, 0.0, 0.0])
+    query = np.array([1.0, -0.5, 0.3, 0.7])
 
     def algorithm_2(update: str) -> np.ndarray:
         u, scores = query.copy(), np.zeros(ROWS)
@@ -275,7 +278,16 @@ def inference_phase(preset: str) -> Outcome:
         1e-11,
         printed=f"the printed line gives scores off by {printed:.2f} of their norm after {STEPS} steps",
         amended=f"u <- u - J_t^T B_t u equals eq. 8 to {amended:.0e}",
+        control="the step's own terms, before the line is first run, are right: the rows of the last batch alone "
+        "differ "
+        f"by {relative(steps[-1][2] @ query, _one_batch(trace, query)):.0e}",
     )
+
+
+def _one_batch(trace: gi.Trace, query: np.ndarray) -> np.ndarray:
+    """The core's scores of the last step alone, over eta_D, for the rows of its batch."""
+    scores = gi.itd(trace, games.ParameterMetric(torch.from_numpy(query)), last=1).numpy()
+    return np.asarray(scores[trace.inputs(trace.steps - 1).indices] / RATES[1])
 
 
 @claim(
@@ -284,6 +296,9 @@ def inference_phase(preset: str) -> Outcome:
     "The generator's block of eq. 5 reads (I - eta_G J_GG) dtheta_G + eta_G J_GD dtheta_D.",
     "identity",
     r"\Delta\theta_G^{[t+1]} \approx (I-\eta_G J_{GG})\Delta\theta_G^{[t]} + \eta_G J_{GD}\Delta\theta_D^{[t]}",
+    reading="As printed, with J the Jacobian of the descended gradients, as eq. 5 has it.",
+    idea="Eq. 5 is I - B J in both blocks.",
+    smallest="One sign.",
 )
 def upper_block_sign(preset: str) -> Outcome:
     """One step of a perturbed run, differenced, against both signs of the second term."""
@@ -298,6 +313,8 @@ def upper_block_sign(preset: str) -> Outcome:
 
     moved = (step(theta + change) - step(theta - change))[:2] / 2
     own = (np.eye(2) - RATES[0] * j[:2, :2]) @ change[:2]
+    still = np.concatenate([change[:2], np.zeros(2)])
+    alone = (step(theta + still) - step(theta - still))[:2] / 2
     cross = RATES[0] * j[:2, 2:] @ change[2:]
     printed, amended = relative(own + cross, moved), relative(own - cross, moved)
     return correction(
@@ -306,6 +323,7 @@ def upper_block_sign(preset: str) -> Outcome:
         1e-7,
         printed=f"with + the step is off by {printed:.3f} of its norm",
         amended=f"with - eta_G J_GD, as eq. 5 has it, it agrees to {amended:.0e}",
+        control=f"with dtheta_D = 0, where the sign does not matter, both agree: to {relative(own, alone):.0e}",
     )
 
 
@@ -315,6 +333,9 @@ def upper_block_sign(preset: str) -> Outcome:
     "As long as L_G differs from L_D, J_t is asymmetric.",
     "identity",
     r"\mathcal{L}_G \neq \mathcal{L}_D \Rightarrow J_t \neq J_t^{\top}",
+    reading="As a statement about any two different costs.",
+    idea="J's off-diagonal blocks are mixed derivatives of the two costs; only they decide.",
+    smallest="'Differ' is said of the mixed derivatives, which do differ in every game of the papers.",
 )
 def asymmetry(preset: str) -> Outcome:
     """J of a game of two numbers by autograd from its two costs. Costs that differ only by functions of one player's
@@ -334,7 +355,13 @@ def asymmetry(preset: str) -> Outcome:
         ]
         return torch.stack(own)
 
+    def opposite(at: Tensor) -> Tensor:
+        slope = torch.autograd.grad(0.7 * torch.sin(at[0]) * at[1], at, create_graph=True)[0]
+        return torch.stack([slope[0], -slope[1]])
+
     points = torch.tensor(np.random.default_rng(0).normal(size=(20, 2)))
+    zero_sums = [torch.autograd.functional.jacobian(opposite, point) for point in points]
+    opposed = max(float((j - j.T).abs().max()) for j in zero_sums)
     jacobians = [torch.autograd.functional.jacobian(v, point) for point in points]
     witness = max(float((j - j.T).abs().max()) for j in jacobians)
     differ = max(float((generator_cost(point) - discriminator_cost(point)).abs()) for point in points)
@@ -349,6 +376,7 @@ def asymmetry(preset: str) -> Outcome:
         1e-14,
         printed=f"x^2 + c and c + 0.75y^2, c = 0.7 sin(x) y, differ by {differ:.1f}, yet |J - J^T| = {witness:.0e}",
         amended=f"J is asymmetric where the mixed derivatives differ: on LQGAN |J - J^T| / |J| = {zero_sum:.2f}",
+        control=f"the same J of the zero-sum game c, -c is asymmetric: |J - J^T| up to {opposed:.2f}",
     )
 
 
@@ -531,6 +559,10 @@ def sgd_influence_minibatch(preset: str) -> Outcome:
     r"\phi_{-j}^{[t+1]} = \phi_{-j}^{[t]} - \eta_t\nabla_\phi\overline{\mathcal{L}}(\mathcal{S}_t\setminus\{j\};"
     r"\phi_{-j}^{[t]}),\quad \overline{\mathcal{L}}(\mathcal{S};\phi) := \frac{1}{|\mathcal{S}|}\sum_{i\in\mathcal{S}}"
     r"\mathcal{L}(\chi_i;\phi)",
+    reading="The counterfactual as its mean is defined in the same paragraph. Eq. 11 itself, for j not in S_t, is "
+    "right.",
+    idea="A mean over |S_t| - 1 rows moves all of them, by the difference of row j's gradient from the others' mean.",
+    smallest="The denominator stays |S_t|, as in eq. 3 and in the paper that it cites.",
 )
 def counterfactual_sgd_mean(preset: str) -> Outcome:
     """As printed the mean is over |S_t| - 1 rows, so that a step with row j jumps by eta (grad l_j - mean of the
@@ -545,6 +577,9 @@ def counterfactual_sgd_mean(preset: str) -> Outcome:
     jump = 0.3 / len(used) * model.gradients(after_one.theta(0).numpy(), used)
     jumps = {kept: (model.ends(after_one, without, kept) - after_one.theta().numpy())[used] for kept in (True, False)}
     printed, amended = relative(jumps[True], jump), relative(jumps[False], jump)
+    others = np.setdiff1d(np.arange(ROWS), used)
+    start = after_one.theta().numpy()
+    outside = max(float(np.abs(model.ends(after_one, without, kept) - start)[others].max()) for kept in (True, False))
     estimate, end = model.estimate(trace), trace.theta().numpy()
     outcome = correction(
         printed,
@@ -552,6 +587,7 @@ def counterfactual_sgd_mean(preset: str) -> Outcome:
         1e-12,
         printed=f"with the mean over S_t without j, a step's jump is off by {printed:.2f} of its norm",
         amended=f"with the sum over S_t without j divided by |S_t|, it is eta/|S_t| grad l_j to {amended:.0e}",
+        control=f"rows outside of the batch, of which eq. 11 speaks, jump by {outside:.0e} in both",
     )
     numbers = {
         f"{steps} steps, {name}: estimate's relative error": relative(estimate, model.ends(trace, without, kept) - end)

@@ -17,6 +17,9 @@ from verification.ledger import Outcome, claim
     "The original minimax objective is recovered by f(a) = -log(1/(1+exp(-a))), with f and g concave.",
     "identity",
     r"f(a) = -\log\frac{1}{1+e^{-a}}",
+    reading="As printed; II-B asks for concave f and g.",
+    idea="-log sigmoid is softplus(-a), whose second derivative s (1 - s) is positive.",
+    smallest="One minus sign.",
 )
 def minimax_f(preset: str) -> Outcome:
     """Second derivatives on a grid: the printed f is softplus(-a), convex, so that eq. 1 would maximise a convex
@@ -44,6 +47,7 @@ def minimax_f(preset: str) -> Outcome:
         1e-12,
         printed=f"the printed f has f'' between {curvature.min():.1e} and {curvature.max():.3f} on [-8, 8]: convex",
         amended=f"f(a) = log(1/(1+exp(-a))) has f'' <= 0 and gives Goodfellow's V to {error:.1e}",
+        control=f"the same second differences of log sigmoid are at most {-curvature.min():.1e}",
     )
 
 

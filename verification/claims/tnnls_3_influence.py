@@ -39,7 +39,7 @@ def itd_finite_differences(preset: str) -> Outcome:
                 scores = gi.itd(toy.trace, toy.metric)
                 j = int(scores.abs().argmax())
                 exact = float(scores[j])
-                central = _central_differences(toy, j, STEPS)
+                central = central_differences(toy, j, STEPS)
                 ladder = np.abs(central - exact) / abs(exact)
                 leading = ladder[:6]
                 if leading.min() > 1e-7:  # truncation, not rounding
@@ -59,39 +59,6 @@ def itd_finite_differences(preset: str) -> Outcome:
     if abs(worst_order - 2) > 0.1:
         return close(worst_order, 2, 0.1, numbers, plot)
     return at_most(max(errors), 1e-8, numbers, plot)
-
-
-@claim(
-    "hinge-kinks",
-    "TNNLS eq. 10 with the hinge loss (ICLR Section 2 allows it)",
-    "ITD estimates the effect of a removal for the hinge loss as for the others.",
-    "order",
-    r"\max(0, 1-a)",
-)
-def hinge_kinks(preset: str) -> Outcome:
-    """The hinge has kinks. Once a trajectory passes near one, central differences disagree with ITD by O(1) for every
-    step h down to the distance of the nearest kink, below which order 2 and agreement return: ITD is the derivative,
-    but says little about steps as large as a removal (h = 1)."""
-    toy = games.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
-    scores = gi.itd(toy.trace, toy.metric)
-    j = int(scores.abs().argmax())
-    exact = float(scores[j])
-    central = _central_differences(toy, j, STEPS)
-    ladder = np.abs(central - exact) / abs(exact)
-    near = relative(richardson(central[6:9]), np.array(exact))
-    order = observed_order(STEPS[6:9], ladder[6:9])
-    removal = float(gi.counterfactual(toy.trace, toy.metric, [[j]])[0])
-    corrected = ladder[:5].min() > 0.05 and near < 1e-7 and abs(order - 2) < 0.2
-    return Outcome(
-        "corrected" if corrected else "holds" if ladder[:5].max() < 0.05 else "refuted",
-        float(ladder[0]),
-        0,
-        0.05,
-        printed=f"relative error {ladder[:5].min():.2f} to {ladder[:5].max():.2f} for h down to {STEPS[4]:.2g}",
-        amended=f"below h = {STEPS[6]:.1e}, short of the nearest kink: order {order:.2f}, extrapolated {near:.0e}",
-        numbers={"score": exact, "true influence of the removal": removal},
-        plot=Plot("step h in w_j", "relative error", [Curve("hinge", STEPS.tolist(), ladder.tolist())]),
-    )
 
 
 @claim(
@@ -274,10 +241,10 @@ def block_form(preset: str) -> Outcome:
     needs the zero-sum game: with the non-saturating loss the two off-diagonal blocks are no longer each other's
     transposes."""
     toy = games.lqgan(rows=25, steps=10)
-    j = _core_jacobian(toy.trace)
+    j = core_jacobian(toy.trace)
     h = toy.twin.hessian(toy.thetas[-1])
     printed = np.block([[h[:2, :2], h[:2, 2:]], [-h[:2, 2:].T, -h[2:, 2:]]])
-    other = _core_jacobian(games.lqgan(rows=25, steps=10, loss="non_saturating").trace)
+    other = core_jacobian(games.lqgan(rows=25, steps=10, loss="non_saturating").trace)
     asymmetry = relative(other[2:, :2], -other[:2, 2:].T)
     return at_most(relative(j, printed), 1e-12, {"non-saturating: |J_psiphi + J_phipsi^T| / |J_phipsi|": asymmetry})
 
@@ -312,7 +279,7 @@ def two_steps_to_the_generator(preset: str) -> Outcome:
     )
 
 
-def _central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarray:
+def central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarray:
     """-(E(w_j = 1 + h) - E(w_j = 1 - h)) / 2h for every h, all runs trained as one batch of models."""
     shifts = torch.tensor(np.concatenate([steps, -steps]))
     weights = toy.trace.weights.repeat(len(shifts), 1)
@@ -323,7 +290,7 @@ def _central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarra
     return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
 
 
-def _core_jacobian(trace: gi.Trace) -> np.ndarray:
+def core_jacobian(trace: gi.Trace) -> np.ndarray:
     """J, from the core's products ``J^T e_k``."""
     inputs = trace.inputs(0)
     graph = FieldGraph(trace.game, trace.theta(), trace.weights, inputs.rows, inputs.latents)

@@ -82,6 +82,9 @@ def minibatch(preset: str) -> Outcome:
     "identity",
     r"V_{-j}(\varphi,\psi;\mathcal{X}_t) = V(\varphi,\psi;\mathcal{X}_t) - \delta_{x_j\in\mathcal{X}_t}"
     r"\frac{\epsilon}{|\mathcal{X}_t|}f(D(\psi,x_j))",
+    reading="As printed, with the regulariser of eq. 2 that the rest of the paper has.",
+    idea="A step of eq. 40 is one of a game without R; a removal is epsilon = 1 of the interpolation.",
+    smallest="R is put back, and epsilon gets its value.",
 )
 def minibatch_loss(preset: str) -> Outcome:
     """Eq. 40 has lost the regulariser R of eq. 2: with lambda > 0 its step is not the one of the same game with the
@@ -90,7 +93,8 @@ def minibatch_loss(preset: str) -> Outcome:
     theta, lr = toy.thetas[0], toy.lr
     without_r = LQGAN(toy.twin.rows, toy.twin.latents, eta=lr).train(theta, 1)[-1]
     missing = relative(without_r - theta, toy.thetas[1] - theta)
-    amended = relative(toy.twin.train(theta, 1)[-1] - theta, toy.thetas[1] - theta)
+    longer = games.lqgan(rows=20, steps=20, l2=(0.3, 0.3))
+    amended = relative(longer.twin.train(theta, 20)[-1] - theta, longer.thetas[-1] - theta)
     removed = toy.twin.train(theta, 1, toy.twin.without([4]))[-1, 0]
     halved = np.ones(20)
     halved[4] = 0.5
@@ -102,7 +106,14 @@ def minibatch_loss(preset: str) -> Outcome:
         1e-12,
         printed=f"without R the step is off by {missing:.2f} of its norm; for epsilon = 1/2 removal by {epsilon:.2f}",
         amended=f"V(X_t) = f + g + R and epsilon = 1: equal to eq. 2 and 6 to {amended:.0e}",
+        control=f"with lambda = 0 eq. 40 is as printed: to {_without_regulariser():.0e}",
     )
+
+
+def _without_regulariser() -> float:
+    """The core's step of an unregularised game against eq. 40's."""
+    toy = games.lqgan(rows=20, steps=1)
+    return relative(toy.twin.train(toy.thetas[0], 1)[-1] - toy.thetas[0], toy.thetas[1] - toy.thetas[0])
 
 
 @claim(
@@ -111,6 +122,10 @@ def minibatch_loss(preset: str) -> Outcome:
     "The averaged generator's influence follows the printed recursion with B = diag(I, beta I).",
     "identity",
     r"\overline{u}^{(t-1)} = Z(\theta^{(t)})\,\overline{u}^{(t)} + (I-B)B^{(T-t)}\nabla\overline{E}",
+    reading="beta is the weight of the new generator, as in the paper's update rule, and phi comes first in theta. The "
+    "left side of the influence is the average's, not phi's.",
+    idea="The average is a linear recursion beside training; its adjoint adds B (I - B)^(T-t) grad E to u at step t.",
+    smallest="Each of the four places is needed: B's blocks, B against I - B, Z's transpose, and tau + 1 for tau.",
 )
 def averaged_generator(preset: str) -> Outcome:
     """The printed recursion, dense, against the derivative of the averaged run: by autograd through a hand-written run,
@@ -152,6 +167,7 @@ def averaged_generator(preset: str) -> Outcome:
     amended = recursion(b, one - b, True)
     influence = itd(twin, thetas) @ gradient
     late = sum(beta * (1 - beta) ** (steps - tau - 1) * influence[tau] for tau in range(steps))
+    early = sum(beta * (1 - beta) ** (steps - tau - 1) * influence[tau + 1] for tau in range(steps))
     differenced = []
     for j in (0, 7, 19):
 
@@ -168,16 +184,31 @@ def averaged_generator(preset: str) -> Outcome:
         exact,
         1e-11,
         printed=f"as printed every score is 0, since (I - B) grad E = 0; with B = diag(beta I, I) they are off by "
-        f"{blocks_swapped:.2f} of their norm; with B and I - B exchanged too, by {untransposed:.2f}, for want of Z^T",
-        amended=f"u <- Z^T u + B (I - B)^(T-t) grad E with B = diag(beta I, I) is the derivative: to {exact:.0e}",
+        f"{blocks_swapped:.2f} of their norm; with B and I - B exchanged too, by {untransposed:.2f}, for want of "
+        f"Z^T; the sum before, "
+        f"over the influence on theta^(tau), by {relative(np.asarray(late), expected):.2f}",
+        amended=f"u <- Z^T u + B (I - B)^(T-t) grad E with B = diag(beta I, I) is the derivative: to {exact:.0e}; "
+        f"the sum "
+        "takes theta^(tau+1)",
+        control="beta = 1, no average: the amended recursion is eq. 17, to "
+        f"{relative(_unaveraged(twin, thetas, gradient), influence[-1]):.0e}",
     )
     numbers = {
         "amended against autograd through the run": relative(amended, expected),
         "amended against differenced runs": max(differenced),
         "core against autograd through the run": relative(by_core, expected),
-        "the sum over theta^(tau), not theta^(tau+1)": relative(np.asarray(late), expected),
+        "the sum over theta^(tau+1)": relative(np.asarray(early), expected),
     }
     return replace(outcome, numbers=numbers)
+
+
+def _unaveraged(twin: LQGAN, thetas: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """Eq. 17: each row's scores from u <- Z^T u alone."""
+    u, scores = gradient, np.zeros(len(twin.rows))
+    for theta in thetas[-2::-1]:
+        scores = scores + twin.row_jumps(theta) @ u
+        u = twin.step_matrix(theta).T @ u
+    return scores
 
 
 @claim(
@@ -297,6 +328,9 @@ class HeldConstant:
     r"\widehat{\Delta\theta_{-j}} = \sum_{t=0}^{T-1}\left(\prod_{s=t+1}^{T-1}\widetilde{Z}^{(s)}\right)"
     r"\Delta\widetilde{v}_{-j}^{(t)},\quad "
     r"\Delta\widetilde{v}_{-j}^{(t)} = \partial_\epsilon\widetilde{v}_{-j,0}^{(t)}",
+    reading="As printed; in eq. 9 -eta is part of Delta v, and here it is not.",
+    idea="Subtract the two updates theta - eta v~ and linearise: Z~ dtheta - eta d_epsilon v~.",
+    smallest="A factor -eta.",
 )
 def rmsprop_estimator(preset: str) -> Outcome:
     """Subtracting the two RMSProp updates gives Z~ dtheta - eta d_epsilon v~. The printed sum has lost -eta, which in
@@ -329,6 +363,7 @@ def rmsprop_estimator(preset: str) -> Outcome:
         1e-11,
         printed=f"the printed sum is -1/eta times the influence: wrong in sign, and {1 / rule.eta:.0f} times too large",
         amended=f"with -eta d_epsilon v~, q_t differentiated, it equals differenced runs to {differenced:.0e}",
+        control=f"times -eta the printed sum is the core's: to {errors['exact: core against the dense sum']:.0e}",
     )
     return replace(outcome, numbers=errors)
 
@@ -340,6 +375,13 @@ def rmsprop_estimator(preset: str) -> Outcome:
     "additional computation.",
     "order",
     r"\partial_\epsilon q_t^{(t)} = 0",
+    reading="'Sufficiently accurate' is an experience with StyleGAN, which nothing here repeats; it is read as a "
+    "property "
+    "of RMSProp, and tried on LQGAN: in general it is not so.",
+    idea="RMSProp's steps hardly depend on the size of its gradients; a shortcut that forgets that scores effects "
+    "which "
+    "the division cancels.",
+    smallest="Tracing the second moment needs no further product with J, so that the exact derivative costs a vector.",
 )
 def rmsprop_frozen_second_moment(preset: str) -> Outcome:
     """LQGAN with the StyleGAN experiment's batch, rate and order (8 of 40 rows, 0.002, alternating), dense. Kendall's
@@ -350,20 +392,36 @@ def rmsprop_frozen_second_moment(preset: str) -> Outcome:
     20 850 steps, nothing here can tell. The exact derivative takes no more products with J, and one more vector."""
     horizons = (10, 40, 160, 640) if preset == "standard" else (10, 40, 160)
     numbers: dict[str, Number] = {}
-    curves, lost = [], []
+    curves, lost, exact = [], [], []
     for alpha in (0.9, 0.99):
         drawn = np.array([_accuracy(seed, alpha, horizons) for seed in range(3 if preset == "standard" else 2)])
         taus, errors = np.median(drawn, axis=0)  # (estimators, horizons) each
         lost.append(taus[0] - taus[1])
+        exact.append(taus[0])
         for k, horizon in enumerate(horizons):
             numbers[f"alpha = {alpha}, T = {horizon}: tau exact, d q_t = 0, root held"] = ", ".join(
                 f"{tau:.2f}" for tau in taus[:, k]
             )
         for k, name in ((1, "d q_t = 0"), (2, "root held")):
             curves.append(Curve(f"{name}, alpha = {alpha}", list(horizons), errors[k].tolist()))
-    numbers["operations of the matrix products, exact / held"] = _operations_ratio()
     plot = Plot("steps T", "|shortcut - derivative| / |derivative|", curves)
-    return at_most(float(np.max(lost)), 0.05, numbers, plot)
+    ratio = numbers["operations of the matrix products, exact / held"] = _operations_ratio()
+    worst, least, best = float(np.max(lost)), float(np.min(exact)), float(np.min(lost))
+    amended = ratio < 1.02 and best >= 0.0
+    return Outcome(
+        "holds" if worst <= 0.05 else "corrected" if amended else "refuted",
+        worst,
+        0,
+        0.05,
+        printed=f"Kendall's tau falls by up to {worst:.2f} where q's derivative is dropped",
+        amended=f"not in general; the exact derivative's tau is never below, {least:.2f} or more, at {ratio:.3f} "
+        f"times the "
+        f"operations "
+        "of the matrix products",
+        control=f"where the shortcut does least harm it loses {best:.3f}: the check can tell more from less",
+        numbers=numbers,
+        plot=plot,
+    )
 
 
 def _accuracy(seed: int, alpha: float, horizons: tuple[int, ...]) -> np.ndarray:
