@@ -50,7 +50,7 @@ def take_each_batch_one_step_late(patch):
 
 
 def stop_gmres_at_one_per_cent(patch):
-    rewrite(patch, aid, "_gmres", "1e-12", "1e-2")
+    rewrite(patch, aid, "solve", "1e-12 if", "1e-2 if")
 
 
 def weigh_an_epochs_batches_alike(patch):
@@ -69,7 +69,7 @@ def divide_row_terms_by_the_blocks_size(patch):
 
 
 def use_one_batchs_latents_for_all(patch):
-    rewrite(patch, aid._Field, "transpose_product", "torch.equal(inputs.latents, self._latents)", "True")
+    rewrite(patch, aid._Field, "_is_whole", "torch.equal(inputs.latents, self._latents)", "True")
 
 
 def take_the_first_learning_rates(patch):

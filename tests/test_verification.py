@@ -100,7 +100,7 @@ def test_a_page_of_errata_names_every_claim_of_a_paper_that_is_not_confirmed(tmp
     found[0]["verdict"], found[1]["tolerance"] = "holds", 1.0
     assert differences(found) == [
         f"minimax-f: verdict holds (measured {ledger[0]['measured']}), but recorded as corrected",
-        f"block-form: tolerance 1.0, but recorded as {ledger[1]['tolerance']}",
+        f"{ledger[1]['id']}: tolerance 1.0, but recorded as {ledger[1]['tolerance']}",
     ]
 
 
