@@ -298,6 +298,11 @@ def runs_that_are_not_retrained(patch):
     patch.setattr(LQGAN, "without", lambda self, rows: np.ones_like(right(self, rows)))
 
 
+def a_sign_flipped_on_both_sides(patch):
+    for name in ("velocity", "jacobian", "row_jumps"):
+        patch.setattr(LQGAN, name, lambda *arguments, right=getattr(LQGAN, name): -right(*arguments))
+
+
 def a_set_that_loses_a_row(patch):
     right = bounds.certificate
 
@@ -362,6 +367,7 @@ FAULTS = {
     a_search_that_finds_nothing: "theorem-2",
     exact_games_that_stand_still: "lemma-6",
     runs_that_are_not_retrained: "lemma-3",
+    a_sign_flipped_on_both_sides: "agd-step",
     a_set_that_loses_a_row: "certificate-of-sets",
     a_rank_certificate_that_forgets_one_error: "certified-tau",
     a_newton_kantorovich_without_the_rows_curvature: "aid-from-where-it-stands",
