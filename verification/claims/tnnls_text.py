@@ -17,7 +17,7 @@ import gan_influence as gi
 from verification import bounds, games
 from verification.claims.beyond import table_v
 from verification.drawn import examples, for_all
-from verification.judge import at_most, slope
+from verification.judge import at_most, relative, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
 from verification.lqgan import LQGAN, Array, aid, itd
 from verification.scalar import Known
@@ -586,3 +586,89 @@ def definition_2_sign(preset: str) -> Outcome:
     }
     outcome = at_most(error, 1e-10, numbers)
     return outcome if share > 0.9 else replace(outcome, verdict="refuted")
+
+
+@claim(
+    "iclr-eq-10",
+    "ICLR eq. 10 and 12",
+    "The generator's part of the metric's slope is the sum of nabla_{theta_G} nabla_{x_n} V, and eq. 5's upper block "
+    "has I_{d_D} - eta_G J_GG.",
+    "identity",
+    r"\nabla_\theta V = \left(\sum_n \nabla_{\theta_G}\nabla_{\tilde{x}_n}V,\; 0\right)",
+    reading="Operators as written, one after the other. This is as our text of the paper has both equations, and a "
+    "factor may have been lost from it.",
+    idea="By the chain rule the slope in each generated row is multiplied by that row's own derivative; I stands "
+    "beside J_GG, which has d_G rows.",
+    smallest="Eq. 10 lacks one factor, the derivative of x_n = G(z_n); eq. 12 one index, G for D.",
+)
+def iclr_eq_10(preset: str) -> Outcome:
+    """Two networks, 38 parameters against 25, rows of two numbers, and the ALL written out. Eq. 10 as printed is a
+    mixed derivative, with a column for each of a row's numbers; on LQGAN, whose rows are one number, its shape is right
+    and its value wrong. With the product it must equal the metric's values, differenced. From eq. 12's I_{d_D} nothing
+    of J_GG's size can be subtracted; with I_{d_G} the generator's step must agree with a step that is differenced."""
+    wide, narrow = games.mlp(rows=12, steps=5), games.lqgan(rows=12, steps=5)
+    mixed, product, slope_of = _eq_10(wide)
+    literal, of_lqgan, slope_of_lqgan = _eq_10(narrow)
+    amended = max(relative(product, slope_of), relative(of_lqgan, slope_of_lqgan))
+    wrong = relative(literal.ravel(), slope_of_lqgan)
+    j_gg, step = _eq_12(wide)
+    sizes = [player.size for player in wide.trace.game.players]
+    misfit = mixed.shape != slope_of.shape and j_gg.shape != (sizes[1], sizes[1])
+    verdict = "corrected" if max(amended, step) <= 1e-7 else "refuted"
+    return Outcome(
+        verdict if misfit and wrong > 0.1 else "holds",
+        wrong,
+        0,
+        1e-7,
+        printed=f"eq. 10 is {mixed.shape[0]} x {mixed.shape[1]} numbers for {sizes[0]} parameters, and on LQGAN, where "
+        f"its shape fits, off by {wrong:.2f}; eq. 12 subtracts J_GG, {j_gg.shape[0]} x {j_gg.shape[1]}, from "
+        f"I_{sizes[1]}",
+        amended=f"with the derivative of x_n as a factor eq. 10 agrees to {amended:.0e}, with I_{sizes[0]} and eq. 5's "
+        f"sign eq. 12 to {step:.0e}",
+        control="on LQGAN, where d_G = d_D = 2, the printed I fits: upper-block-sign finds its sign alone",
+    )
+
+
+def _eq_10(toy: games.Toy) -> tuple[Array, Array, Array]:
+    """Eq. 10's generator part as printed, (d_G, d_x), with the product, (d_G,), and by differences of the metric."""
+    game, metric = toy.trace.game, toy.metric
+    phi = game.split(toy.trace.theta())[0].detach().clone().requires_grad_()
+    reference = metric.centered + metric.center
+
+    def generated(at: torch.Tensor) -> torch.Tensor:
+        return game.generator.at(at)(metric.latents)
+
+    def likelihood(rows: torch.Tensor) -> torch.Tensor:
+        squares = ((reference[:, None] - rows) ** 2).sum(-1)
+        width = 0.5 * rows.shape[1] * math.log(2 * math.pi)
+        return (torch.logsumexp(-squares / 2, 1) - math.log(len(rows)) - width).mean()
+
+    rows = generated(phi)
+    by_row = torch.autograd.grad(likelihood(rows), rows, create_graph=True)[0]
+    mixed = [torch.autograd.grad(part, phi, retain_graph=True)[0] for part in by_row.sum(0)]
+    product = torch.autograd.grad(rows, phi, by_row.detach())[0]
+    printed = torch.stack(mixed, 1).numpy()
+    return printed, product.numpy(), toy.metric_gradient()[: len(phi)]
+
+
+def _eq_12(toy: games.Toy) -> tuple[Array, float]:
+    """J_GG, and how far (I - eta_G J_GG) dtheta_G - eta_G J_GD dtheta_D is off a differenced step of the generator."""
+    game, seen = toy.trace.game, toy.trace.inputs(0)
+    theta = toy.trace.theta().detach().clone()
+    size = game.players[0].size
+
+    def slope(at: torch.Tensor) -> torch.Tensor:
+        phi, psi = game.split(at)
+        cost = game.losses(phi, psi, seen.rows, seen.latents, toy.trace.weights)[0]
+        return torch.autograd.grad(cost, at, create_graph=True)[0][:size]
+
+    jacobian = torch.autograd.functional.jacobian(slope, theta).numpy()
+    change = 1e-4 * np.random.default_rng(0).normal(size=len(theta))
+
+    def after(by: float) -> Array:
+        at = (theta + by * torch.from_numpy(change)).requires_grad_()
+        return np.asarray((at[:size] - toy.lr * slope(at)).detach().numpy())
+
+    moved = (after(1.0) - after(-1.0)) / 2
+    step = (np.eye(size) - toy.lr * jacobian[:, :size]) @ change[:size] - toy.lr * jacobian[:, size:] @ change[size:]
+    return jacobian[:, :size], relative(step, moved)
