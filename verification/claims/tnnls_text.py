@@ -297,11 +297,11 @@ def larger_likelihood_is_better(preset: str) -> Outcome:
     count = 400 if preset == "standard" else 200
     x, z = (torch.from_numpy(_quantiles(count, mean))[:, None] for mean in (1.0, 0.0))
 
-    def by_core(s: float, h: float) -> float:
-        toy = games.lqgan(rows=2, steps=0, start=(s, 1.0, 0.0, 0.0))
-        return float(gi.metrics.AverageLogLikelihood(x, z, h)(toy.trace))
+    grid = {k / 20: games.lqgan(rows=2, steps=0, start=(k / 20, 1.0, 0.0, 0.0)).trace for k in range(23)}
 
-    grid = [k / 20 for k in range(23)]
+    def by_core(s: float, h: float) -> float:
+        return float(gi.metrics.AverageLogLikelihood(x, z, h)(grid[s]))
+
     best = {h: max(grid, key=lambda s: by_core(s, h)) for h in (1.0, 0.8, 0.6, 0.3)}
     collapsed, true = closed(0.0, 1.0), closed(1.0, 1.0)
     of_core = by_core(0.0, 1.0), by_core(1.0, 1.0)
