@@ -13,19 +13,22 @@ __all__ = ["at_most", "close", "correction", "observed_order", "relative", "remo
 
 
 def relative(one: np.ndarray, other: np.ndarray) -> float:
-    """``|one - other| / |other|``."""
+    """``|one - other| / |other|``.
+
+    Raises:
+        ValueError: both are the same numbers in memory, a computation compared with itself.
+    """
     one, other = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
+    if np.shares_memory(one, other):
+        raise ValueError("compared with itself: the reference must be another computation")
     return float(np.linalg.norm(one - other) / max(float(np.linalg.norm(other)), np.finfo(float).tiny))
 
 
 def at_most(
     error: float, tolerance: float, numbers: Mapping[str, Number] | None = None, plot: Plot | None = None
 ) -> Outcome:
-    """``holds`` where an error that should vanish is within its tolerance.
-
-    Where the tolerance is for rounding, an error of exactly 0 is two computations that are one: ``not tested``.
-    """
-    verdict = "refuted" if not error <= tolerance else "holds" if error > 0 or tolerance == 0 else "not tested"
+    """``holds`` where an error that should vanish is within its tolerance."""
+    verdict = "holds" if error <= tolerance else "refuted"
     return Outcome(verdict, error, 0, tolerance, numbers=numbers or {}, plot=plot)
 
 
@@ -44,12 +47,9 @@ def close(
 def correction(
     printed_error: float, amended_error: float, tolerance: float, printed: str, amended: str, control: str = ""
 ) -> Outcome:
-    """``holds`` where the printed form's error vanishes, ``corrected`` where only the amended form's does.
-
-    An amended error of exactly 0 is two computations that are one: such a claim is ``not tested``.
-    """
+    """``holds`` where the printed form's error vanishes, ``corrected`` where only the amended form's does."""
     amends = "corrected" if amended_error <= tolerance else "refuted"
-    verdict = "holds" if printed_error <= tolerance else amends if amended_error > 0 else "not tested"
+    verdict = "holds" if printed_error <= tolerance else amends
     return Outcome(verdict, printed_error, 0, tolerance, printed=printed, amended=amended, control=control)
 
 

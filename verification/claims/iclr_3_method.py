@@ -367,7 +367,7 @@ def asymmetry(preset: str) -> Outcome:
     differ = max(float((generator_cost(point) - discriminator_cost(point)).abs()) for point in points)
     toy = games.lqgan(steps=5)
     j = toy.twin.jacobian(toy.thetas[-1])
-    zero_sum = relative(j, j.T)
+    zero_sum = relative(j, j.T.copy())
     symmetric = witness < 1e-14 and differ > 0.1
     return Outcome(
         "corrected" if symmetric and zero_sum > 1e-3 else "holds" if zero_sum > 1e-3 else "refuted",

@@ -431,7 +431,7 @@ def _accuracy(seed: int, alpha: float, horizons: tuple[int, ...]) -> np.ndarray:
     truth = (run.theta[:, 1:] - run.theta[:, :1]) @ DIRECTION
     scores = [practical.influence(run, Shortcut(how)) @ DIRECTION for how in ("exact", "held", "frozen")]
     taus = [[kendalltau(one[t], truth[t]).statistic for t in horizons] for one in scores]
-    errors = [[relative(one[t], scores[0][t]) for t in horizons] for one in scores]
+    errors = [[relative(one[t], scores[0][t].copy()) for t in horizons] for one in scores]
     return np.array([taus, errors])
 
 
