@@ -7,10 +7,28 @@ from pathlib import Path
 import pytest
 
 from reports.experiments import EXPERIMENTS
-from verification.coverage import ITEMS, LAST, SENTENCES, table
+from verification.coverage import ITEMS, SENTENCES, table
 from verification.ledger import claims
 
 OWN = ("beyond", "core", "tools", "published_code")
+
+LAST = {
+    ("TNNLS", "equation"): 47,
+    ("TNNLS", "assumption"): 4,
+    ("TNNLS", "lemma"): 6,
+    ("TNNLS", "theorem"): 2,
+    ("TNNLS", "corollary"): 2,
+    ("TNNLS", "definition"): 2,
+    ("TNNLS", "algorithm"): 2,
+    ("TNNLS", "table"): 9,
+    ("TNNLS", "figure"): 10,
+    ("TNNLS", "footnote"): 4,
+    ("ICLR", "equation"): 12,
+    ("ICLR", "algorithm"): 2,
+    ("ICLR", "table"): 12,
+    ("ICLR", "figure"): 7,
+}
+"""The last number of each kind in each paper, as typed from the papers: apart from the list that it is to hold."""
 
 
 @pytest.mark.parametrize(("paper", "kind"), LAST)
