@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 import gan_influence as gi
 from gan_influence.models.lqgan import LinearGenerator, QuadraticDiscriminator
-from verification import bounds
+from verification import bounds, games
 from verification.bounds import Rows
-from verification.lqgan import LQGAN, Array, itd
+from verification.lqgan import Array, itd
 
 __all__ = ["Certified", "certify"]
 
@@ -68,10 +68,8 @@ def certify(
         ValueError: the run is another one; says in what. Rigorous suprema of fourth derivatives are known of the LQGAN.
     """
     _check(trace)
-    inputs = trace.inputs(0)
-    x, z = (part.numpy().ravel() for part in (inputs.rows, inputs.latents))
-    game = LQGAN(x, z, float(trace.updates.rates(0)[0]), trace.game.l2)
-    chosen = np.arange(len(x)) if rows is None else np.asarray(rows, dtype=np.intp)
+    game = games.twin(trace)
+    chosen = np.arange(trace.size) if rows is None else np.asarray(rows, dtype=np.intp)
     run = trace.states[:, 0].numpy()
     influence = itd(game, run)[:, chosen]
     found = bounds.certificate(game, run, influence, chosen, reach=reach)

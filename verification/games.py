@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import gan_influence as gi
 from verification.lqgan import LQGAN
 
-__all__ = ["ParameterMetric", "Toy", "lqgan", "mlp"]
+__all__ = ["ParameterMetric", "Toy", "lqgan", "mlp", "twin"]
 
 
 class ParameterMetric:
@@ -36,8 +36,7 @@ class Toy:
     @property
     def twin(self) -> LQGAN:
         """The same LQGAN, dense and independent of torch."""
-        inputs = self.trace.inputs(0)
-        return LQGAN(inputs.rows.numpy().ravel(), inputs.latents.numpy().ravel(), eta=self.lr, l2=self.trace.game.l2)
+        return twin(self.trace)
 
     @property
     def thetas(self) -> np.ndarray:
@@ -60,6 +59,12 @@ class Toy:
     def _value(self, theta: Tensor) -> Tensor:
         with torch.no_grad():
             return self.metric.value(gi.Players(self.trace.game, *self.trace.game.split(theta)))
+
+
+def twin(trace: gi.Trace) -> LQGAN:
+    """The LQGAN of a run on full batches, at the learning rate of its first step, dense and independent of torch."""
+    inputs, (eta, *_) = trace.inputs(0), trace.updates.rates(0)
+    return LQGAN(inputs.rows.numpy().ravel(), inputs.latents.numpy().ravel(), eta=eta, l2=trace.game.l2)
 
 
 def lqgan(

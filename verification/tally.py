@@ -82,7 +82,7 @@ class Tally:
             f"{prefix}median error / bound": float(np.median(self.looseness)) if self.looseness.size else "none",
             f"{prefix}largest error / bound": self.largest,
         }
-        return counted | {f"{prefix}{name}": f"{low:.2g} to {high:.2g}" for name, (low, high) in self.ranges.items()}
+        return counted | {f"{prefix}{what}": f"{low:.2g} to {high:.2g}" for what, (low, high) in self.ranges.items()}
 
     def plot(self) -> Plot:
         """Bound against error, a point a case, above the diagonal where the bound holds."""

@@ -53,7 +53,7 @@ def table_v(steps: int, rows: int) -> Sample:
     return Sample(game, chosen, run, game.train(start, steps, game.without(chosen)), itd(game, run)[:, chosen])
 
 
-def _stepwise(game: LQGAN, run: Array, removed: Array, rows: Rows) -> Constants:
+def constants_a_step(game: LQGAN, run: Array, removed: Array, rows: Rows) -> Constants:
     """Constants on one box a step, t = 0 ... T."""
     return bounds.constants(game, bounds.boxes_between(run, removed, 1), rows)
 
@@ -91,7 +91,7 @@ def direct_recursion(preset: str) -> Outcome:
         theorem.add(errors, printed, case.allowance)
         single.add(errors, direct, case.allowance)
         order.add(direct, printed * (1.0 + 1e-9), case.allowance)
-        local = _first(_stepwise(game, case.run, case.removed, rows), steps)
+        local = _first(constants_a_step(game, case.run, case.removed, rows), steps)
         norms = np.linalg.norm(game.step_matrix(case.run[:-1]), 2, axis=(1, 2))
         stepwise.add(errors, bounds.direct_recursion(local, steps, norms)[-1], case.allowance)
 
@@ -114,7 +114,7 @@ def _bounds_over_time(steps: int, rows: int) -> tuple[dict[int, float], dict[str
     """On the LQGAN of Table V, medians over rows: the factor between the two bounds, the T from which each bound
     exceeds the influence itself, and the plot of both."""
     sample = table_v(steps, rows)
-    c = _stepwise(sample.game, sample.run, sample.removed, sample.rows)
+    c = constants_a_step(sample.game, sample.run, sample.removed, sample.rows)
     norms = np.linalg.norm(sample.game.step_matrix(sample.run[:-1]), 2, axis=(1, 2))
     times = sorted({2, 5, *range(10, steps + 1, 10)})
     boxes = {t: _first(c, t + 1).worst() for t in times}
@@ -479,12 +479,9 @@ def certified_tau(preset: str) -> Outcome:
     over T: certified tau beside tau as measured by retraining without each row, and the share of certain signs. It
     costs one pass beside the sweep, and says nothing for rows whose influence leaves the region. Tau certified must
     nowhere exceed tau measured, nor may a certain sign be wrong. The same on drawn small games."""
-    standard = preset == "standard"
-    steps, count = (2000, 100) if standard else (300, 20)
-    sample = table_v(steps, count)
-    found = bounds.certificate(sample.game, sample.run, sample.influence, sample.rows, reach=0.1)
+    sample, found, truth = _table_v_certified(preset)
+    steps = len(sample.run) - 1
     times = [t for t in (10, 50, 100, 200, 300, 500, 1000, 2000) if t <= steps]
-    truth = (sample.removed - sample.run[:, None]) @ DIRECTION
     scores, errors = sample.influence @ DIRECTION, _errors_along(found, DIRECTION)
     certified = {t: bounds.rank_certificate(scores[t], errors[t]) for t in times}
     measured = {t: float(kendalltau(scores[t], truth[t]).statistic) for t in times}
@@ -526,6 +523,13 @@ def certified_tau(preset: str) -> Outcome:
     )
 
 
+def _table_v_certified(preset: str) -> tuple[Sample, bounds.Certificate, Array]:
+    """The LQGAN of Table V, its rows' certificate, and the true influence along DIRECTION, (T + 1, J)."""
+    sample = table_v(*((2000, 100) if preset == "standard" else (300, 20)))
+    found = bounds.certificate(sample.game, sample.run, sample.influence, sample.rows, reach=0.1)
+    return sample, found, (sample.removed - sample.run[:, None]) @ DIRECTION
+
+
 def _errors_along(found: bounds.Certificate, direction: Array) -> Array:
     """|<d, c>| + |d| r: (T + 1, J)."""
     return np.asarray(np.abs(found.correction @ direction) + np.linalg.norm(direction) * found.radius)
@@ -542,10 +546,8 @@ def _errors_along(found: bounds.Certificate, direction: Array) -> Array:
 def second_order_score(preset: str) -> Outcome:
     """The LQGAN of Table V: relative error and Kendall's tau of <d, ITD> and of <d, ITD + c> against retraining, over
     T; and runs with w_j = 1 - epsilon on a small game: what epsilon ITD + epsilon^2 c leaves out is of third order."""
-    steps, count = (2000, 100) if preset == "standard" else (300, 20)
-    sample = table_v(steps, count)
-    found = bounds.certificate(sample.game, sample.run, sample.influence, sample.rows, reach=0.1)
-    truth = (sample.removed - sample.run[:, None]) @ DIRECTION
+    sample, found, truth = _table_v_certified(preset)
+    steps = len(sample.run) - 1
     plain, corrected = sample.influence @ DIRECTION, (sample.influence + found.correction) @ DIRECTION
     numbers: dict[str, Number] = {}
     gains = []

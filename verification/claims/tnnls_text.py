@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 import gan_influence as gi
 from verification import bounds, games
-from verification.claims.beyond import table_v
+from verification.claims.beyond import constants_a_step, table_v
 from verification.drawn import examples, for_all
 from verification.judge import at_most, relative, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
@@ -77,6 +77,7 @@ def corollary_2_small_rate(preset: str) -> Outcome:
     by_count = np.array([_error_and_influence(count, 0.1, 400) for count in counts.tolist()])
     in_error, in_influence = (slope(counts, by_count[:, k])[0] for k in (0, 1))
     constant = float(errors.max() / errors.min())
+    short = _error_and_influence(8, 0.001, 40)
     amended = abs(in_error + 2) < 0.2 and abs(in_influence + 1) < 0.2
     numbers: dict[str, Number] = {
         f"eta = {eta}: error": error for eta, error in zip(rates, errors.tolist(), strict=True)
@@ -94,8 +95,8 @@ def corollary_2_small_rate(preset: str) -> Outcome:
         printed=f"eta from {rates[0]} to {rates[-1]}: the error stays {errors[0]:.3e} to {errors[-1]:.3e}, "
         f"{100 * by_rate[0][0] / by_rate[0][1]:.0f} % of the influence",
         amended=f"in N the error falls with slope {in_error:.2f}, the influence with {in_influence:.2f}",
-        control=f"at a fixed T = 40 the error does vanish with the rate, and so does the influence: "
-        f"{_error_and_influence(8, 0.001, 40)[0]:.0e} and {_error_and_influence(8, 0.001, 40)[1]:.0e} at eta = 0.001",
+        control="at a fixed T = 40 the error does vanish with the rate, and so does the influence: "
+        f"{short[0]:.0e} and {short[1]:.0e} at eta = 0.001",
         numbers=numbers,
         plot=plot,
     )
@@ -510,7 +511,7 @@ def exponential_growth(preset: str) -> Outcome:
     error's. The bound multiplies norms, the error norms of products."""
     steps, count = (200, 20) if preset == "standard" else (120, 8)
     sample = table_v(steps, count)
-    c = bounds.constants(sample.game, bounds.boxes_between(sample.run, sample.removed, 1), sample.rows)
+    c = constants_a_step(sample.game, sample.run, sample.removed, sample.rows)
     times = [steps // 10, steps // 2, steps]
     worst = {
         t: bounds.constants(

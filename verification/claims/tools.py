@@ -28,8 +28,9 @@ from verification.tally import CLEAR, ENOUGH, Tally, mended, never_violated
 )
 def the_judge(preset: str) -> Outcome:
     """Every function of the judge and the tally on inputs whose verdict is known, one on either side of each edge."""
-    wrong = [name for name, right in _verdicts().items() if not right]
-    numbers: dict[str, Number] = {"verdicts asked for": len(_verdicts()), "wrong": ", ".join(wrong) or "none"}
+    verdicts = _verdicts()
+    wrong = [name for name, right in verdicts.items() if not right]
+    numbers: dict[str, Number] = {"verdicts asked for": len(verdicts), "wrong": ", ".join(wrong) or "none"}
     return Outcome("refuted" if wrong else "holds", len(wrong), 0, 0, numbers=numbers)  # by nothing that is on trial
 
 
@@ -157,8 +158,7 @@ def the_bounds(preset: str) -> Outcome:
     "The constants of a region are never below what the game attains in it, and not far above.",
     "bound",
     idea="Suprema of the derivatives of f over intervals of logits, and Taylor's polynomial of the logits at the "
-    "centre, "
-    "which is exact, since they are polynomials of degree 3.",
+    "centre, which is exact, since they are polynomials of degree 3.",
 )
 def the_constants(preset: str) -> Outcome:
     """Drawn LQGANs on boxes from a thousandth to a half in half-width. |Z|, |Z_-j|, |J|, the rows' gradients and
@@ -214,15 +214,16 @@ def _attained(game: LQGAN, points: Array, c: Constants, tallies: dict[str, Tally
 @claim(
     "the-certificates-step",
     "the ledger itself, beyond Theorem 1 (c)",
-    "One step of the certificate encloses what the counterfactual does, and none of its terms can be left out.",
+    "One step of the certificate encloses what the counterfactual does, closely, and its gain needs the second "
+    "derivative.",
     "bound",
     idea="Taylor's theorem at theta^(t): the rest is bounded by the largest third and fourth derivatives on the "
     "segment.",
 )
 def the_certificates_step(preset: str) -> Outcome:
     """A step of the certificate is given a large radius and a large influence, and the true influence is placed on the
-    surface of what they enclose, in the direction in which the step's result is furthest from its centre: a power
-    iteration on the step's gain. The distance against the next radius, largest over drawn games with few rows."""
+    surface of what they enclose, along the singular directions of the step's gain and 40 drawn ones. The furthest
+    distance of the step's result from its centre against the next radius, over drawn games with few rows."""
     tally, plain = Tally(), Tally()
 
     def check(case: tuple[int, float, float]) -> None:
