@@ -52,7 +52,7 @@ import gan_influence as gi
 from bench import fcgan
 from gan_influence.adjoint import FieldGraph
 from gan_influence.game import Game, Player
-from gan_influence.recording import Recorded
+from gan_influence.replay.recorded import Recorded
 from gan_influence.steps import step_inputs
 from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json

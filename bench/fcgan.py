@@ -9,7 +9,7 @@ from torch import Tensor
 
 import gan_influence as gi
 from bench.ratios import Call, Case
-from gan_influence.schedule import Schedule
+from gan_influence.schedules import Schedule
 
 __all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained"]
 

@@ -11,7 +11,7 @@ import gan_influence as gi
 from bench.ratios import Call, Case
 from gan_influence.adjoint import linearise
 from gan_influence.metrics.metric import metric_gradients
-from gan_influence.recording import Recorded, RecordedLinearisation
+from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.steps import step_inputs
 
 __all__ = ["CASES"]

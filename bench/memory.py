@@ -18,8 +18,8 @@ import torch
 
 import gan_influence as gi
 from bench import dcgan, fcgan
-from gan_influence.checkpoint import History
-from gan_influence.schedule import Schedule
+from gan_influence.history import History
+from gan_influence.schedules import Schedule
 from gan_influence.steps import states
 
 __all__ = ["KINDS", "PEAKS", "Peak", "can_measure_peaks", "long_run", "measure_memory", "measure_peak", "measure_peaks"]

@@ -17,13 +17,18 @@ Example:
 
 from gan_influence import baselines, datasets, losses, metrics, models
 from gan_influence.aid import ConvergenceError, aid
-from gan_influence.checkpoint import Checkpoint
+from gan_influence.batch import Batch
+from gan_influence.costs import Costs
 from gan_influence.counterfactual import counterfactual, counterfactuals
-from gan_influence.game import Game, Players
+from gan_influence.divergence import DivergenceError
+from gan_influence.game import Game
+from gan_influence.history import Checkpoint
 from gan_influence.itd import itd
-from gan_influence.optim import SGD, Adam, AdamW, InverseSqrt, RMSProp
-from gan_influence.schedule import Batch, FullBatch, Minibatches
-from gan_influence.steps import DivergenceError
+from gan_influence.metrics import Metric, measure
+from gan_influence.optimizers import SGD, Adam, AdamW, InverseSqrt, RMSProp
+from gan_influence.players import Players
+from gan_influence.schedules import FullBatch, Minibatches, Schedule, rows
+from gan_influence.state import Start
 from gan_influence.trace import Trace
 from gan_influence.training import retrain, train
 from gan_influence.validation import Agreement, validate

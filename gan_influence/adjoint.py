@@ -27,10 +27,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.game import BOTH, Game, Moving, Rows
-from gan_influence.optim import Phase, Updates
-from gan_influence.recording import PullBack, RecordedLinearisation
-from gan_influence.steps import as_rows
+from gan_influence.batch import Inputs
+from gan_influence.game import Game
+from gan_influence.players import Players
+from gan_influence.replay.recorded import PullBack, RecordedLinearisation
+from gan_influence.state import Held, State
+from gan_influence.updates import Phase, Updates
 
 __all__ = ["FieldGraph", "Linearised", "linearise", "row_terms"]
 
@@ -41,24 +43,27 @@ class FieldGraph:
     Args:
         game: whose field.
         theta: ``(d,)`` or ``(models, d)``.
-        weights: ``(batch,)`` or ``(models, batch)``, to match.
-        rows, latents: the batch.
-        moving: the players that move; the field is 0 for the other.
+        batch: with weights ``(batch,)`` or ``(models, batch)``, to match.
+        held: the buffers that calls change, before them; by default those of the modules.
+        moving: the players that move; the field is 0 for the others. By default all.
+
+    Attributes:
+        parts: each player's gradient of its own cost.
+        held: the buffers, after the calls.
     """
 
     def __init__(
         self,
         game: Game,
         theta: Float[Tensor, "*models d"],
-        weights: Float[Tensor, "*models batch"],
-        rows: Rows,
-        latents: Float[Tensor, "n_z *latent"],
-        moving: Moving = BOTH,
+        batch: Inputs,
+        held: Held | None = None,
+        moving: frozenset[str] | None = None,
     ):
-        self.game = game
-        self.phi, self.psi = game.leaves(theta)
-        self.weights = weights.detach().requires_grad_()
-        self.parts = game.gradient(self.phi, self.psi, rows, latents, self.weights, moving, create_graph=True)
+        self.game, self.leaves = game, game.leaves(theta)
+        self.weights = batch.weights.detach().requires_grad_()
+        batch = batch._replace(weights=self.weights)
+        self.parts, self.held = game.field(self.leaves, batch, held, moving, create_graph=True)
 
     @property
     def value(self) -> Float[Tensor, "*models d"]:
@@ -67,7 +72,7 @@ class FieldGraph:
 
     def transpose_product(self, cotangent: Float[Tensor, "*models d"]) -> Float[Tensor, "*models d"]:
         """``J(theta)^T c``. The graph stays, ready for the next product."""
-        return torch.cat(self._differentiate((self.phi, self.psi), cotangent, retain_graph=True), dim=-1)
+        return torch.cat(self._differentiate(self.leaves, cotangent, retain_graph=True), dim=-1)
 
     def row_terms(self, cotangent: Float[Tensor, "*models d"]) -> Float[Tensor, "*models batch"]:
         """``d<c, v_w> / dw_i`` for every row i of the batch. The graph stays."""
@@ -77,14 +82,14 @@ class FieldGraph:
         self, cotangent: Float[Tensor, "*stops d"]
     ) -> tuple[Float[Tensor, "*stops d"], Float[Tensor, "*stops batch"]]:
         """``J^T c`` and the row terms in one pass, which frees the graph; several cotangents may share it."""
-        of_phi, of_psi, rows = self._differentiate((self.phi, self.psi, self.weights), cotangent, retain_graph=False)
-        return torch.cat([of_phi, of_psi], dim=-1), rows
+        *of_theta, rows = self._differentiate((*self.leaves, self.weights), cotangent, retain_graph=False)
+        return torch.cat(of_theta, dim=-1), rows
 
     def _differentiate(self, inputs: tuple[Tensor, ...], cotangent: Tensor, retain_graph: bool) -> tuple[Tensor, ...]:
         moving = [k for k, part in enumerate(self.parts) if part.requires_grad]
         parts = [self.parts[k] for k in moving]
 
-        several = cotangent.ndim > self.phi.ndim
+        several = cotangent.ndim > self.leaves[0].ndim
         retain_graph = retain_graph or (several and self.game.stacks is False)  # then one pass follows another
 
         def product(cotangent: Tensor) -> tuple[Tensor, ...]:
@@ -105,52 +110,54 @@ def row_terms(
     game: Game,
     theta: Float[Tensor, "*models d"],
     cotangents: Sequence[Float[Tensor, "*models d"]],
-    rows: Rows,
+    batch: Inputs,
     denominator: int,
+    held: Held | None = None,
 ) -> list[Float[Tensor, "*models rows"]]:
-    """``<c, grad_theta real(D(psi, x_i))> / denominator`` of these rows, for each cotangent ``c``.
+    """``sum_p <c_p, grad_p rows_p,i> / denominator`` of the batch's rows i, for each cotangent ``c``.
 
     This is :meth:`FieldGraph.row_terms` of a batch of ``denominator`` rows, a part of it at a time and without what no
-    row's weight multiplies: the fake rows and the regulariser. The field is linear in the weights, so that ones do.
+    row's weight multiplies: the rest and the regulariser. The field is linear in the weights, so that ones do.
     """
-    _, psi = game.leaves(theta)
+    leaves = game.leaves(theta)
+    held = game.held() if held is None else held
 
-    def costs_of(psi: Tensor, rows: Rows) -> tuple[Tensor]:
-        return (game.row_costs(psi, rows),)
+    def costs_of(parts: tuple[Tensor, ...], held: Held) -> dict[str, Tensor]:
+        return dict(game.costs(Players(game, parts, held), batch).rows)
 
     with torch.enable_grad():
-        (costs,) = (game.stacked(costs_of, (0, None)) if psi.ndim > 1 else costs_of)(psi, rows)
-        weights = torch.ones_like(costs, requires_grad=True)
-        (slope,) = torch.autograd.grad(
-            (weights * costs).sum() / denominator, psi, create_graph=True, materialize_grads=True
-        )
-    of_psi = [game.split(c)[1] for c in cotangents]
-    return [torch.autograd.grad(slope, weights, c, retain_graph=True, materialize_grads=True)[0] for c in of_psi]
+        called = game.stacked(costs_of, (0, 0)) if leaves[0].ndim > 1 else costs_of
+        costs = called(leaves, held)
+        weights = torch.ones_like(next(iter(costs.values())), requires_grad=True)
+        paying = [k for k, name in enumerate(game.players) if name in costs and leaves[k].numel()]
+        names = list(game.players)
+        slopes = [
+            torch.autograd.grad(
+                (weights * costs[names[k]]).sum() / denominator, leaves[k], create_graph=True, materialize_grads=True
+            )[0]
+            for k in paying
+        ]
+    of_paying = [[game.split(c)[k] for k in paying] for c in cotangents]
+    return [torch.autograd.grad(slopes, weights, c, retain_graph=True, materialize_grads=True)[0] for c in of_paying]
 
 
 def linearise(
-    game: Game,
-    updates: Updates,
-    phases: tuple[Phase, ...],
-    damping: float,
-    state: Float[Tensor, "rows d"],
-    weights: Float[Tensor, " batch"],
-    latents: Float[Tensor, "n_z *latent"],
-    time: Float[Tensor, ""],
-    *rows: Tensor,
-) -> tuple[Float[Tensor, "rows d"], PullBack]:
-    """One step of training, and its pull-back: the state after step ``time``, and a function, to be called once.
+    game: Game, updates: Updates, phases: tuple[Phase, ...], damping: float, state: State, batch: Inputs
+) -> tuple[State, PullBack]:
+    """One step of training, and its pull-back: the state after the step, and a function, to be called once.
 
-    The function carries the cotangent of that state, ``(*stops, rows, d)``, to the state before it, and gives
-    ``d<cotangent, state'> / dw_i`` for each row of the batch, ``(*stops, batch)``. Several cotangents share the
+    The function carries the cotangent of that state's moving part, ``(*stops, rows, d)``, to the state before it, and
+    gives ``d<cotangent, state'> / dw_i`` for each row of the batch, ``(*stops, batch)``. Several cotangents share the
     pass through the game. Damping replaces ``J`` by ``J + gamma I`` (TNNLS IV-C4).
     """
     passed = []
+    moving, held = state
     for phase in phases:
-        field = FieldGraph(game, state[0], weights, as_rows(rows), latents, phase.moving)
-        passed.append((phase, state, field))
-        state = updates(phase, time, state, field.value)
-    return state, partial(_pull_back, updates, damping, time, passed)
+        field = FieldGraph(game, moving[0], batch, held, phase.moving)
+        passed.append((phase, moving, field))
+        moving = updates(phase, batch.time, moving, field.value)
+        held = updates.held_after(phase, batch.time, field.held)
+    return State(moving, held), partial(_pull_back, updates, damping, batch.time, passed)
 
 
 def _pull_back(
@@ -161,8 +168,8 @@ def _pull_back(
     cotangent: Float[Tensor, "*stops rows d"],
 ) -> tuple[Tensor, Tensor]:
     terms = None
-    for phase, state, field in reversed(passed):
-        before, c = updates.pull_back(phase, time, state, field.value, cotangent)
+    for phase, moving, field in reversed(passed):
+        before, c = updates.pull_back(phase, time, moving, field.value, cotangent)
         product, of_rows = field.both(c)
         if damping:
             product = product + damping * c
@@ -180,17 +187,13 @@ class Linearised:
         self._game, self._updates, self._damping = game, updates, damping
         self._recorded: dict[tuple[Phase, ...], RecordedLinearisation] = {}
 
-    def __call__(
-        self, t: int, state: Float[Tensor, "rows d"], inputs: tuple[Tensor, ...], cotangent_shape: torch.Size
-    ) -> tuple[Float[Tensor, "rows d"], PullBack]:
+    def __call__(self, t: int, state: State, batch: Inputs, cotangent_shape: torch.Size) -> tuple[State, PullBack]:
         """The state after step ``t``, and its pull-back, for a cotangent of this shape."""
-        return self._of_step(t)(state, *inputs, cotangent_shape=cotangent_shape)
+        return self._of_step(t)(state, batch.in_step, cotangent_shape=cotangent_shape)
 
-    def pull_back(
-        self, t: int, state: Float[Tensor, "rows d"], inputs: tuple[Tensor, ...], cotangent_shape: torch.Size
-    ) -> PullBack:
+    def pull_back(self, t: int, state: State, batch: Inputs, cotangent_shape: torch.Size) -> PullBack:
         """The pull-back of step ``t`` alone."""
-        return self._of_step(t).pull_back(state, *inputs, cotangent_shape=cotangent_shape)
+        return self._of_step(t).pull_back(state, batch.in_step, cotangent_shape=cotangent_shape)
 
     def _of_step(self, t: int) -> RecordedLinearisation:
         phases = self._updates.phases(t)

@@ -1,7 +1,7 @@
 """May this run be scored? Asked once before training, and once at its end.
 
 What the scores rest on is true of most games and cannot be seen in their results where it is not: every call of a
-module, a loss or the schedule gives the same; a row's cost is its own; the parameters that a cost reaches are the
+module, a cost or the schedule gives the same; a row's cost is its own; the parameters that a cost reaches are the
 players'; torch's second derivative of a step is the derivative of its first.
 """
 
@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from gan_influence import trees
 from gan_influence.adjoint import FieldGraph
+from gan_influence.batch import Inputs
+from gan_influence.costs import Costs
 from gan_influence.devices import is_out_of_memory, repeatable
-from gan_influence.game import Game, Player, Players, Rows, first_rows
+from gan_influence.game import Game
+from gan_influence.gans import GAN, Supervised
 from gan_influence.identity import globals_of
 from gan_influence.losses import LOSSES, check_targets
+from gan_influence.players import Player, Players, logits
 from gan_influence.randomness import draws
-from gan_influence.steps import step, step_inputs
-from gan_influence.trace import StepInputs, Trace
+from gan_influence.state import Held, State
+from gan_influence.step import step
+from gan_influence.trace import Trace
+from gan_influence.trees import Tree
 
 __all__ = ["check_data", "check_end", "check_start"]
 
@@ -37,41 +43,62 @@ _NEAR = 1e-7  # of the parameters: so near that hardly a kink lies between, and 
 _TELLING, _OFF = 1e-3, 1e-5  # relative: of differences from each other, and of the derivative from them
 
 
-def check_data(game: Game, data: Rows) -> None:
-    """Tensors of finite rows, of the players' type, with a target each in a one-player game.
+def check_data(game: Game, data: Tree) -> None:
+    """Tensors of as many rows each, finite, and those of numbers of the players' type; with a target each for a model.
 
     Raises:
         TypeError, ValueError: they are not; the message names the first bad row.
     """
-    if game.one_player:
-        if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)):
-            raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
-        inputs, targets = data
-        if targets.ndim == 0 or len(inputs) != len(targets):
-            raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
-        if targets.is_floating_point() and not targets.isfinite().all():
-            raise ValueError("targets contain NaN or infinity: remove or repair such rows")
-        check_targets(game.loss, targets)
-    rows = first_rows(data)
-    if not isinstance(rows, Tensor) or (isinstance(data, tuple) and not game.one_player):
+    supervised = isinstance(game.cost, Supervised)
+    if supervised:
+        _check_pairs(game, data)
+    elif isinstance(game.cost, GAN) and isinstance(data, tuple):
         raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
-    if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError(f"data must hold at least one row, got shape {tuple(rows.shape)}")
-    if rows.dtype != game.dtype:
-        raise TypeError(
-            f"the data is {str(rows.dtype).removeprefix('torch.')}, but the players' parameters are "
-            f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
-        )
-    if not rows.isfinite().all():
-        row = int((~rows.isfinite()).reshape(len(rows), -1).any(-1).nonzero()[0])
-        raise ValueError(f"data contains NaN or infinity, first in row {row}: remove or repair such rows")
+    parts = trees.leaves(data)
+    if not parts or trees.form(data, []) != trees.form(trees.mapped(lambda leaf: leaf, data), []) or _has_others(data):
+        raise TypeError(f"data must be a torch tensor (N, *instance_shape), or a tree of them, got {_kind(data)}")
+    if any(part.ndim == 0 for part in parts) or len(parts[0]) == 0:
+        raise ValueError(f"data must hold at least one row, got shape {tuple(parts[0].shape)}")
+    lengths = [len(part) for part in parts]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the parts of data have {', '.join(map(str, lengths))} rows: they must have as many each")
+    for part in trees.leaves(data[0]) if supervised else parts:
+        if not part.is_floating_point():
+            continue
+        if part.dtype != game.dtype:
+            raise TypeError(
+                f"the data is {str(part.dtype).removeprefix('torch.')}, but the players' parameters are "
+                f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
+            )
+        if not part.isfinite().all():
+            row = int((~part.isfinite()).reshape(len(part), -1).any(-1).nonzero()[0])
+            raise ValueError(f"data contains NaN or infinity, first in row {row}: remove or repair such rows")
+
+
+def _check_pairs(game: Game, data: Tree) -> None:
+    if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) and trees.leaves(data[0])):
+        raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
+    inputs, targets = trees.first_leaf(data[0]), data[1]
+    if targets.ndim == 0 or inputs.ndim == 0 or len(inputs) != len(targets):
+        raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
+    if targets.is_floating_point() and not targets.isfinite().all():
+        raise ValueError("targets contain NaN or infinity: remove or repair such rows")
+    check_targets(game.loss, targets)
+
+
+def _has_others(tree: Any) -> bool:
+    """Is there something in a tree that is neither a tensor nor a branch?"""
+    if isinstance(tree, dict):
+        return any(map(_has_others, tree.values()))
+    return any(map(_has_others, tree)) if isinstance(tree, tuple | list) else not isinstance(tree, Tensor)
 
 
 def check_start(trace: Trace, given: Game) -> None:
     """Can a run that begins like this be replayed, and its steps be differentiated?
 
     Args:
-        trace: at its start. Players that work in place on what they are given are marked here, to be given copies.
+        trace: at its start. Players that work in place on what they are given are marked here, to be given copies; and
+            those whose calls change buffers, to have them kept.
         given: the game whose copy it plays.
 
     Raises:
@@ -81,20 +108,21 @@ def check_start(trace: Trace, given: Game) -> None:
         RuntimeWarning: torch's second derivative of a step is not the derivative of its first; values in ranges that
             do not belong together.
     """
-    _check_schedule(trace, 0)
+    _check_schedule(trace, trace.first)
     other = trace.game.snapshot(trace.weights.device)  # now: a module may keep something of a call, and then not copy
-    inputs = trace.inputs(0)
+    inputs = trace.inputs(trace.first)
     with repeatable(trace.weights.device):
         with torch.no_grad():
-            if not trace.game.one_player:
+            if isinstance(trace.game.cost, GAN):
                 _check_generator(trace, inputs.latents)
-            elif inputs.latents.numel():
+            elif isinstance(trace.game.cost, Supervised) and inputs.latents is not None:
                 raise ValueError(
                     "the schedule gives latents, but a one-player game has no generator to take them: give none"
                 )
+            _check_calls(trace, inputs)
             _check_rows(trace, trace.theta(), inputs)
             _check_rows(trace, _moved(trace.theta(), 0.01), inputs, elsewhere=True)
-            _check_costs(trace, inputs)
+            _check_finite(trace, inputs)
         few = _few(trace, inputs)
         _check_parameters(trace, few, given)
         _check_derivatives(trace, few)
@@ -103,7 +131,7 @@ def check_start(trace: Trace, given: Game) -> None:
         _warn_of_ranges(trace, inputs)
 
 
-def check_end(trace: Trace, before: Float[Tensor, "rows d"]) -> None:
+def check_end(trace: Trace, before: State) -> None:
     """Was the run what its steps say? Its last step is taken once more, and its rows looked at as at the start.
 
     Args:
@@ -114,13 +142,12 @@ def check_end(trace: Trace, before: Float[Tensor, "rows d"]) -> None:
         RuntimeError: the last step leads elsewhere.
         ValueError: a row's cost is not its own any more.
     """
-    last, kept = trace.steps - 1, trace.state()
+    last, kept = trace.steps - 1, trace.state().moving
     inputs = trace.inputs(last)
     with repeatable(trace.weights.device):
         with torch.no_grad():
             _check_rows(trace, kept[0], inputs)
-        tensors = step_inputs(inputs, trace.weights)
-        again = step(trace.game, trace.updates, trace.updates.phases(last), before, *tensors)
+        again = step(trace.game, trace.updates, trace.updates.phases(last), before, inputs).moving
     if not torch.allclose(again, kept, rtol=_rounding(kept), atol=_rounding(kept) * float(kept.abs().max())):
         raise RuntimeError(
             f"step {last} of this run, taken once more, does not lead to the state that training reached: the modules, "
@@ -130,77 +157,193 @@ def check_end(trace: Trace, before: Float[Tensor, "rows d"]) -> None:
 
 
 def _check_schedule(trace: Trace, t: int) -> None:
-    for one, other in zip(trace.batch(t), trace.batch(t), strict=True):
-        if not _equal(one, other):
+    one, other = trace.batch(t), trace.batch(t)
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        if not trees.equal(a, b):
             raise ValueError(
-                f"the schedule gives another batch of step {t} at each call: it must be a pure function of t, since "
-                "retraining and the reverse sweep ask again. Derive what is random from a seed and t, as Minibatches "
-                "does, or draw all batches beforehand"
+                f"the schedule gives another batch of step {t} at each call, in its {name}: it must be a pure function "
+                "of t, since retraining and the reverse sweep ask again. Derive what is random from a seed and t, as "
+                "Minibatches does, or draw all batches beforehand"
             )
 
 
-def _check_generator(trace: Trace, latents: Tensor) -> None:
-    if trace.batch(0).latents is None:
+def _check_generator(trace: Trace, latents: Tree) -> None:
+    if latents is None:
         raise ValueError(
             "the schedule gives no latents for the generator: FullBatch(latents), Minibatches(..., latent_shape=...)"
         )
-    if latents.dtype != trace.weights.dtype:
-        raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.weights.dtype}: convert one")
-
-    theta = trace.theta()
-
-    def generate() -> Tensor:
-        try:
-            return trace.game.generator.at(trace.game.split(theta)[0])(latents)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the generator does not accept latents of shape {tuple(latents.shape)}: {error}"
-            ) from error
-
-    generated = _the_same_twice(trace, trace.game.generator, theta, latents, generate)
-    instance = tuple(first_rows(trace.data).shape[1:])
-    if tuple(generated.shape) != (len(latents), *instance):
+    if isinstance(latents, Tensor) and latents.dtype != trace.game.dtype:
+        raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.game.dtype}: convert one")
+    generated = _Watched(trace).generator(latents)
+    data, n = trace.data, trees.length(latents)
+    instance = tuple(trees.first_leaf(data).shape[1:])
+    if isinstance(data, Tensor) and (not isinstance(generated, Tensor) or tuple(generated.shape) != (n, *instance)):
+        shape = tuple(generated.shape) if isinstance(generated, Tensor) else (type(generated).__name__,)
         raise ValueError(
-            f"the generator makes rows of shape {tuple(generated.shape[1:])} "
-            f"(output {tuple(generated.shape)} for {len(latents)} latents), but the data's rows have shape {instance}"
+            f"the generator makes rows of shape {shape[1:]} "
+            f"(output {shape} for {n} latents), but the data's rows have shape {instance}"
         )
 
 
-def _check_rows(trace: Trace, theta: Tensor, inputs: StepInputs, elsewhere: bool = False) -> None:
+class _Watched(Players):
+    """Players that are looked at while a cost calls them: is each call a function of its inputs and parameters?"""
+
+    def __init__(self, trace: Trace, theta: Tensor | None = None, moving: frozenset[str] | None = None):
+        super().__init__(trace.game, trace.theta() if theta is None else theta, None, moving)
+        self._trace = trace
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        super().__getattr__(name)  # raises where there is no such player
+        del self.__dict__[name]
+        call = partial(self._watched, self.game.players[name])
+        self.__dict__[name] = call
+        return call
+
+    def _watched(self, player: Player, *inputs: Any) -> Any:
+        def call() -> Any:
+            found = player.at(self.parameters[player.role], _cloned(self.held))(*inputs)
+            return trees.mapped(torch.clone, found)  # what is changed later is not what it gave
+
+        given = trees.leaves(inputs)
+        before, versions = [leaf.clone() for leaf in given], [leaf._version for leaf in given]
+        buffers = {name: value.clone() for name, value in player.module.named_buffers()}
+        with _unchanged(self._trace, player.role, self.parameters[player.role]):
+            try:
+                first = call()
+            except (RuntimeError, IndexError) as error:
+                raise ValueError(_not_accepted(player, inputs, error)) from error
+            if any(leaf._version != version or not trees.equal(leaf, own) for leaf, version, own in zip(given, versions, before, strict=True)):
+                player.writes_inputs = True
+                for leaf, own in zip(given, before, strict=True):
+                    leaf.copy_(own)
+            player.held = tuple(name for name in buffers if name in player.held or _changed(player, name, buffers))
+            self.held = {**self.game.held(), **self.held}
+            first, second = call(), call()
+            if not trees.equal(first, second) or draws(call, self._trace.weights.device):
+                raise ValueError(_another(player.role))
+        return player.at(self.parameters[player.role], self.held)(*inputs)
+
+
+def _changed(player: Player, name: str, before: Held) -> bool:
+    """Has a call changed a buffer of the module's own? It is put back."""
+    buffer = player.module.get_buffer(name)
+    if trees.equal(buffer, before[name]):
+        return False
+    buffer.copy_(before[name])
+    return True
+
+
+def _cloned(held: Held) -> Held:
+    return {name: value.clone() for name, value in held.items()}
+
+
+def _not_accepted(player: Player, inputs: Any, error: Exception) -> str:
+    given = {"generator": "latents", "discriminator": "rows", "model": "rows"}.get(player.role, "inputs")
+    leaves = trees.leaves(inputs)
+    instance = [tuple(leaf.shape if given == "latents" else leaf.shape[1:]) for leaf in leaves]
+    return f"the {player.role} does not accept {given} of shape {' and '.join(map(str, instance))}: {error}"
+
+
+def _another(role: str) -> str:
+    return (
+        f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
+        f"dropout or noise, or depends on a counter; {_ADVICE.get(role, 'put it in eval() mode, or take the noise from the batch')}"
+    )
+
+
+_ADVICE = {
+    "generator": "put it in eval() mode, or make the noise part of the latents",
+    "loss": "make it a function of the logits alone",
+}
+
+
+def _check_calls(trace: Trace, inputs: Inputs) -> None:
+    """Is the cost a function of the batch, made of what a game needs, and what do its calls of the players change?"""
+    game = trace.game
+    for turn in dict.fromkeys((inputs.turn, (inputs.turn + 1) % game.period)):
+        batch = inputs._replace(turn=turn)
+        before = trees.mapped(torch.clone, batch.in_step)
+        _check_form(game, game.costs(_Watched(trace), batch), batch)
+        if not trees.equal(batch.in_step, before):
+            raise ValueError("the cost writes into its batch: let it work on copies, batch.rows.clone()")
+
+    def costs() -> Costs:
+        return game.costs(Players(game, trace.theta()), inputs)
+
+    with _unchanged(trace, "loss", trace.theta()):
+        first = costs()
+        if not trees.equal(first, costs()) or draws(costs, trace.weights.device):
+            raise ValueError(_another("loss"))
+    game.seeing = frozenset(first.rows)
+
+
+def _check_form(game: Game, costs: Any, batch: Inputs) -> None:
+    n, known = trees.length(batch.rows), ", ".join(game.players)
+    if not isinstance(costs, Costs):
+        raise TypeError(f"a cost must return gi.Costs(rows={{...}}, rest={{...}}), got {type(costs).__name__}")
+    for part, shape in (("rows", (n,)), ("rest", ())):
+        entries = getattr(costs, part)
+        if not isinstance(entries, Mapping):
+            raise TypeError(f"Costs.{part} must be {{player: tensor}}, got {type(entries).__name__}")
+        for name, entry in entries.items():
+            if name not in game.players:
+                raise ValueError(f"the cost has {part} of {name!r}, but the players are {known}")
+            if not isinstance(entry, Tensor) or tuple(entry.shape) != shape:
+                got = f"shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else type(entry).__name__
+                wanted = f"one cost a row, of shape ({n},)" if part == "rows" else "a scalar"
+                whose = "the loss" if game.loss is not None else f"the cost of the {name}"
+                raise ValueError(f"{whose} gives {got} for {n} rows: it must give {wanted}")
+    for name, player in game.players.items():
+        if player.size and name not in costs.rows and name not in costs.rest:
+            raise ValueError(
+                f"the cost has no entry of the {name}, which would never learn: add one to rows or rest, or freeze its "
+                "parameters with requires_grad_(False)"
+            )
+
+
+def _check_rows(trace: Trace, theta: Tensor, inputs: Inputs, elsewhere: bool = False) -> None:
     """Is each row's cost its own, whatever else is in the batch?
 
     Asked also elsewhere than at ``theta``: what mixes rows may be switched off by a gain that starts at 0.
     """
-    game, rows = trace.game, inputs.rows
-    psi = game.split(theta)[1]
-    player = game.discriminator
-    logits = not game.one_player
-    calls: dict[str, Callable[[Rows], Tensor]] = {"cost": lambda rows: _row_costs(game, psi, rows)}
-    if logits:
-        calls = {"logit": lambda rows: _logits(game, psi, rows), **calls}
-    for what, call in calls.items():
-        whose = None if what == "cost" and logits else player
-        together = _the_same_twice(trace, whose, theta, first_rows(rows), partial(call, rows))
+    game = trace.game
+    held = trace.state().held or game.held()
+
+    def logit(batch: Inputs) -> Tensor:
+        players = Players(game, theta, held)
+        return logits(players.discriminator(batch.rows), trees.length(batch.rows))
+
+    def cost(name: str, batch: Inputs) -> Tensor:
+        return game.costs(Players(game, theta, held), batch).rows[name]
+
+    calls: list[tuple[str, str, Callable[[Inputs], Tensor]]] = []
+    if isinstance(game.cost, GAN):
+        calls.append(("discriminator", "logit", logit))
+    for name in sorted(game.seeing):
+        whose = "loss" if isinstance(game.cost, GAN) else name if game.loss is not None else f"cost of the {name}"
+        calls.append((whose, "cost", partial(cost, name)))
+    for whose, what, call in calls:
+        together = call(inputs)
         if not together.isfinite().all():
             if elsewhere:
                 return
             row = int((~together.isfinite()).nonzero()[0])
             raise ValueError(
-                f"the {_named(whose)} gives row {row} of its batch the {what} {float(together[row])}, not a finite "
+                f"the {whose} gives row {row} of its batch the {what} {float(together[row])}, not a finite "
                 "number: look at that row, and at log(), sqrt() and divisions"
             )
-        _check_alone(_named(whose), what, rows, together, call)
+        if not game.rows_interact:
+            _check_alone(whose, what, inputs, together, call)
 
 
-def _named(player: Player | None) -> str:
-    return "loss" if player is None else player.role
-
-
-def _check_alone(name: str, what: str, rows: Rows, together: Tensor, call: Callable[[Rows], Tensor]) -> None:
+def _check_alone(
+    name: str, what: str, inputs: Inputs, together: Tensor, call: Callable[[Inputs], Tensor]
+) -> None:
     n = len(together)
-    backwards = torch.arange(n).flip(0)
-    seen = [(row, call(_picked(rows, slice(row, row + 1))), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))]
-    seen.append((0, call(_picked(rows, backwards)).flip(0), "in the batch reversed"))
+    seen = [
+        (row, _of_part(inputs, slice(row, row + 1), call), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))
+    ]
+    seen.append((0, _of_part(inputs, torch.arange(n).flip(0), call).flip(0), "in the batch reversed"))
     tolerance = _rounding(together)
     for first, terms, how in seen:
         expected = together[first : first + len(terms)]
@@ -210,87 +353,42 @@ def _check_alone(name: str, what: str, rows: Rows, together: Tensor, call: Calla
             raise ValueError(
                 f"the {name} gives row {first + k} of its batch the {what} {float(expected[k]):.6g}, but "
                 f"{float(terms[k]):.6g} {how}: it uses batch statistics, and so no row has a term of its own that a "
-                "removal would leave out"
+                "removal would leave out. Take GroupNorm or LayerNorm; or give the game rows_interact=True, if a removal "
+                "is to leave the row in the others' terms"
             )
 
 
-def _check_costs(trace: Trace, inputs: StepInputs) -> None:
-    theta = trace.theta()
-    phi, psi = trace.game.split(theta)
-    weights = inputs.of_batch(trace.weights)
+def _of_part(inputs: Inputs, which: slice | Tensor, call: Callable[[Inputs], Tensor]) -> Tensor:
+    """The call for some of the rows, beside draws of their own where it takes as many, else beside all."""
+    try:
+        return call(inputs.part(which))
+    except (RuntimeError, ValueError, IndexError):
+        return call(inputs.part(which, with_draws=False))
 
-    def costs() -> Tensor:
-        return torch.stack(trace.game.losses(phi, psi, inputs.rows, inputs.latents, weights))
 
-    found = _the_same_twice(trace, None, theta, inputs.latents, costs)
-    if not found.isfinite().all():
-        players = [player.role for player, cost in zip(trace.game.players, found, strict=True) if not cost.isfinite()]
+def _check_finite(trace: Trace, inputs: Inputs) -> None:
+    costs, _ = trace.game.losses(trace.theta(), inputs)
+    players = [name for name in trace.game.players if name in costs and not costs[name].isfinite()]
+    if players:
         raise ValueError(f"the cost of the {' and of the '.join(players)} is NaN or infinite at the start of training")
-
-
-def _the_same_twice(
-    trace: Trace, player: Player | None, theta: Tensor, given: Tensor, call: Callable[[], Tensor]
-) -> Tensor:
-    """What the call gives, if it gives it twice and leaves behind what it found.
-
-    Args:
-        trace: whose game.
-        player: that is called, ``None`` for the loss.
-        theta, given: the parameters and the input of the call.
-        call: without arguments.
-    """
-    role = _named(player)
-    before, version = given.clone(), given._version
-    with _unchanged(trace, role, theta):
-        first = call()
-        if player is not None and (given._version != version or not torch.equal(given, before)):
-            player.writes_inputs = True
-            given.copy_(before)
-            first = call()
-        second = call()
-    if not _equal(first, second) or draws(call, trace.weights.device):
-        raise ValueError(
-            f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
-            f"dropout, which no replay can repeat; {_ADVICE.get(role, 'put it in eval() mode')}"
-        )
-    return first
-
-
-_ADVICE = {
-    "generator": "put it in eval() mode, or make the noise part of the latents",
-    "loss": "make it a function of the logits alone",
-}
 
 
 @contextmanager
 def _unchanged(trace: Trace, role: str, theta: Tensor) -> Iterator[None]:
     """What is done here must leave the modules and the parameters as they are."""
-    parameters, buffers, attributes = theta.clone(), _buffers(trace.game), _attributes(trace.game)
+    parameters, attributes = theta.clone(), _attributes(trace.game)
     yield
-    for (owner, name), value in _buffers(trace.game).items():
-        if not _equal(value, buffers[owner, name]):
-            raise ValueError(
-                f"the {owner} changes its buffer {name!r} at every call, so no step can be replayed: call .eval(). "
-                "That freezes running statistics, and the vectors of spectral_norm too: to go on normalising, "
-                "parametrise with weight / torch.linalg.matrix_norm(weight, 2)"
-            )
     for (owner, name), value in _attributes(trace.game).items():
-        if not _equal(value, attributes.get((owner, name), value)):  # a log that grows does no harm
+        if not trees.equal(value, attributes.get((owner, name), value)):  # a log that grows does no harm
             raise ValueError(
                 f"the {owner} changes its attribute {name!r} at every call, so no step can be replayed: a counter or a "
                 "cache; make what depends on the step a function of the schedule, or leave it out"
             )
-    if not _equal(theta, parameters):
+    if not trees.equal(theta, parameters):
         raise ValueError(
             f"the {role} writes into its own parameters when it is called (clamping, or Embedding(max_norm=...)): "
             "training is a function of the state before a step; make it an optimiser's, or a parametrisation"
         )
-
-
-def _buffers(game: Game) -> dict[tuple[str, str], Tensor]:
-    return {
-        (player.role, name): buffer.clone() for player in game.players for name, buffer in player.module.named_buffers()
-    }
 
 
 def _attributes(game: Game) -> dict[tuple[str, str], Any]:
@@ -300,7 +398,7 @@ def _attributes(game: Game) -> dict[tuple[str, str], Any]:
     call that call differs.
     """
     found: dict[tuple[str, str], Any] = {}
-    for player in game.players:
+    for player in game.players.values():
         for path, part in player.module.named_modules():
             held = {name: value for name, value in vars(part).items() if name not in ("_parameters", "_buffers")}
             for name, value in (*held.items(), *globals_of(type(part).forward).items()):
@@ -321,55 +419,26 @@ def _numbers(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
                 yield f"[{key!r}]{where}", number
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        same = one.shape == other.shape and one.dtype == other.dtype
-        return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    return type(one) is type(other) and bool(one == other)
-
-
-def _row_costs(game: Game, psi: Tensor, rows: Rows) -> Float[Tensor, " batch"]:
-    costs = _accepted(game, rows, lambda: game.row_costs(psi, rows))
-    if costs.shape != (len(first_rows(rows)),):
-        raise ValueError(
-            f"the loss gives shape {tuple(costs.shape)} for {len(first_rows(rows))} rows: it must give one cost a row"
-        )
-    return costs
-
-
-def _logits(game: Game, psi: Tensor, rows: Rows) -> Float[Tensor, " batch"]:
-    return _accepted(game, rows, lambda: Players(game, psi, psi).discriminate(first_rows(rows)))
-
-
-def _accepted(game: Game, rows: Rows, call: Callable[[], Tensor]) -> Tensor:
-    try:
-        return call()
-    except (RuntimeError, IndexError) as error:
-        role, shape = game.discriminator.role, tuple(first_rows(rows).shape[1:])
-        raise ValueError(f"the {role} does not accept rows of shape {shape}: {error}") from error
-
-
-def _few(trace: Trace, inputs: StepInputs) -> tuple[Rows, Tensor, Tensor]:
-    """Some of a step's rows and latents, with the rows' weights; all latents where the generator wants that number."""
-    rows, weights = _picked(inputs.rows, slice(_PROBED)), inputs.of_batch(trace.weights)[:_PROBED]
-    latents = inputs.latents[:_PROBED]
+def _few(trace: Trace, inputs: Inputs) -> Inputs:
+    """Some of a step's rows and latents; all latents where the generator wants that number."""
+    few = inputs.part(slice(_PROBED))
     try:
         with torch.no_grad():
-            trace.game.generator.at(trace.game.split(trace.theta())[0])(latents)
-    except RuntimeError:
-        latents = inputs.latents
-    return rows, latents, weights
+            trace.game.losses(trace.theta(), few)
+    except (RuntimeError, ValueError, IndexError):
+        few = inputs.part(slice(_PROBED), with_draws=False)
+    return few
 
 
-def _check_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Game) -> None:
+def _check_parameters(trace: Trace, few: Inputs, given: Game) -> None:
     """Does a step's cost reach the parameters that the step is given, and no others?"""
-    phi, psi = trace.game.leaves(trace.theta())
+    leaves = trace.game.leaves(trace.theta())
     reads = _Reads({**_parameters(trace.game), **_parameters(given)})
     with reads, torch.enable_grad():
-        twice = [trace.game.losses(phi, psi, *few) for _ in range(2)]
+        twice = [trace.game.losses(leaves, few)[0].values() for _ in range(2)]
     one, other = ([node.variable for node in _nodes(*costs) if hasattr(node, "variable")] for costs in twice)
     lasting = [leaf for leaf in one if any(leaf is again for again in other)]  # and not made by the call itself
-    foreign = [leaf for leaf in (*reads.found, *lasting) if leaf is not phi and leaf is not psi]
+    foreign = [leaf for leaf in (*reads.found, *lasting) if not any(leaf is own for own in leaves)]
     if foreign:
         raise ValueError(
             f"the cost reads {reads.name(foreign[0])} other than as the parameter that a step moves, so that training "
@@ -379,11 +448,10 @@ def _check_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], given: Gam
         )
 
 
-def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor]) -> None:
+def _check_derivatives(trace: Trace, few: Inputs) -> None:
     """Can a step be differentiated twice?"""
-    rows, latents, weights = few
     try:
-        field = FieldGraph(trace.game, trace.theta(), weights, rows, latents)
+        field = FieldGraph(trace.game, trace.theta(), few)
         names = {node.name() for node in _nodes(*field.parts)}
         field.both(_moved(torch.zeros_like(trace.theta()), 1.0))
     except (RuntimeError, NotImplementedError) as error:
@@ -395,17 +463,18 @@ def _check_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor]) -> None:
             raise ValueError(_NOT_TWICE_DIFFERENTIABLE.format(what, hint))
 
 
-def _check_own_parameters(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: Game) -> None:
+def _check_own_parameters(trace: Trace, few: Inputs, other: Game) -> None:
     """A step is given its parameters; those that the modules themselves hold must not matter."""
     theta = _moved(trace.theta(), 0.01)
     with torch.no_grad():
-        for player, own, part in zip(other.players, trace.game.players, other.split(theta), strict=True):
-            player.writes_inputs = own.writes_inputs
+        of_players = zip(other.players.values(), trace.game.players.values(), other.split(theta), strict=True)
+        for player, own, part in of_players:
+            player.held, player.writes_inputs = own.held, own.writes_inputs
             for name, value in player.unflatten(part).items():
                 player.module.get_parameter(name).copy_(value)
-    of_one, of_other = (game.gradient(*game.leaves(theta), *few) for game in (trace.game, other))
+    of_one, of_other = (game.field(game.leaves(theta), few)[0] for game in (trace.game, other))
     # The discriminator first: the generator's gradient passes through it.
-    for player, one, held in reversed(list(zip(trace.game.players, of_one, of_other, strict=True))):
+    for player, one, held in reversed(list(zip(trace.game.players.values(), of_one, of_other, strict=True))):
         tolerance = _rounding(one) * float(held.nan_to_num(0, 0, 0).abs().max()) if held.numel() else 0.0
         if not torch.allclose(one, held, rtol=_rounding(one), atol=tolerance, equal_nan=True):
             raise ValueError(
@@ -437,7 +506,7 @@ class _Reads(TorchFunctionMode):
 def _parameters(game: Game) -> dict[int, tuple[str, Tensor]]:
     return {
         id(p): (f"the {player.role}'s parameter {name!r}", p)
-        for player in game.players
+        for player in game.players.values()
         for name, p in player.module.named_parameters()
         if p.requires_grad
     }
@@ -478,7 +547,7 @@ def _hint(error: Exception) -> str:
     return "replace the operation that it names; torch.utils.checkpoint is to be left out"
 
 
-def _warn_of_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: Game) -> None:
+def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
     off = _off_from_differences(trace, few, other)
     if off > _OFF:
         warnings.warn(
@@ -491,7 +560,7 @@ def _warn_of_derivatives(trace: Trace, few: tuple[Rows, Tensor, Tensor], other: 
         )
 
 
-def _off_from_differences(trace: Trace, few: tuple[Rows, Tensor, Tensor], game: Game) -> float:
+def _off_from_differences(trace: Trace, few: Inputs, game: Game) -> float:
     """How far ``J^T c`` is from central differences of v, in float64; 0 where the players cannot be made float64.
 
     With the difference ``J d`` for c, ``<J^T c, d> = |c|^2``. The smaller of two directions counts: one may hit a kink.
@@ -499,21 +568,20 @@ def _off_from_differences(trace: Trace, few: tuple[Rows, Tensor, Tensor], game: 
     difference ten times as far is another one, at a kink or where a module computes in single precision all the same,
     differences tell nothing.
     """
-    for player in game.players:
+    for player in game.players.values():
         player.module.double()
     theta = _moved(trace.theta().double(), 0.01)
-    rows: Rows = tuple(map(_widened, few[0])) if isinstance(few[0], tuple) else _widened(few[0])
-    latents, weights = _widened(few[1]), _widened(few[2])
+    few = trees.mapped(_widened, few)
 
     def field(theta: Tensor) -> Tensor:
-        return torch.cat(game.gradient(*game.leaves(theta), rows, latents, weights))
+        return torch.cat(game.field(game.leaves(theta), few)[0])
 
     def off(seed: int) -> float:
         d = _moved(torch.zeros_like(theta), 1.0, seed) * theta.square().mean().sqrt() * (field(theta) != 0)
         c, further = ((field(theta + h * d) - field(theta - h * d)) / (2 * h) for h in (_NEAR, 10 * _NEAR))
         if (c - further).norm() > _TELLING * c.norm():
             return 0.0
-        product, _ = FieldGraph(game, theta, weights, rows, latents).both(c)
+        product, _ = FieldGraph(game, theta, few).both(c)
         size = c.square().sum() + (field(theta).norm() * 1e-3) ** 2  # where J is 0, differences are rounding
         return float((c.square().sum() - product @ d).abs() / size)
 
@@ -533,13 +601,13 @@ def _widened(part: Tensor) -> Tensor:
 def _warn_of_ranges(trace: Trace, inputs: StepInputs) -> None:
     """Of a sigmoid where the loss takes logits, and of data in another range than the generator's."""
     game = trace.game
-    if game.one_player:
+    if not isinstance(game.cost, GAN) or not isinstance(inputs.rows, Tensor):
         return
-    players = Players(game, *game.leaves(trace.theta()))
+    players = Players(game, game.leaves(trace.theta()))
     with torch.enable_grad():
-        generated = game.generator.at(players.phi)(inputs.latents)
-        logits = players.discriminate(generated.detach())
-    if _ends_in(logits) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
+        generated = players.generator(inputs.latents)
+        outputs = players.discriminator(generated.detach())
+    if _ends_in(outputs) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
         warnings.warn(
             "the discriminator ends in a sigmoid, but the loss takes logits and has a sigmoid of its own: leave it out",
             RuntimeWarning,
@@ -577,10 +645,6 @@ def _moved(theta: Tensor, by: float, seed: int = 0) -> Tensor:
 
 def _rounding(numbers: Tensor) -> float:
     return 1e3 * torch.finfo(numbers.dtype).eps
-
-
-def _picked(rows: Rows, which: slice | Tensor) -> Rows:
-    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]
 
 
 def _kind(data: object) -> str:

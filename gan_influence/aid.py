@@ -14,20 +14,23 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence import trees
 from gan_influence.adjoint import FieldGraph, row_terms
+from gan_influence.batch import Inputs
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
 from gan_influence.finite import ConvergenceError, check_product, check_scores
-from gan_influence.game import Game, Rows, first_rows
-from gan_influence.itd import check_damping
-from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
+from gan_influence.game import Game
+from gan_influence.itd import check_damping, gradients_of
+from gan_influence.metrics.metric import Measurable, check_metric
 from gan_influence.progress import shown
-from gan_influence.recording import Recorded
+from gan_influence.replay.recorded import Recorded
 from gan_influence.solvers import ForwardGraph, inverse_norm, newton_steps, solve
 from gan_influence.stacking import stacks
-from gan_influence.steps import as_rows, step_inputs
+from gan_influence.state import Held
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import StepInputs, Trace
+from gan_influence.trace import Trace
+from gan_influence.trees import Tree
 
 __all__ = ["SOLVERS", "ConvergenceError", "aid"]
 
@@ -40,7 +43,7 @@ _PRODUCTS = 1000  # of GMRES, at least, where it is not the solver that ``terms`
 @undisturbed
 def aid(
     trace: Trace,
-    metric: Metric,
+    metric: Measurable,
     terms: int | Sequence[int] = 1000,
     damping: float = 0.0,
     solver: str = "neumann",
@@ -140,13 +143,13 @@ def aid(
     stops = [trace.steps] if at is None else trace.stops(at)
     theta = torch.stack([trace.theta(stop) for stop in stops])
     seen = torch.stack([trace.seen(stop) for stop in stops])
-    check_metric(metric, trace.game, seen[-1])
+    check_metric(metric, trace.game, seen[-1], trace.held(stops[-1]))
     products = max(*counts, _PRODUCTS)
 
     with repeatable(theta.device):
         if newton:
             theta = seen = _moved(trace, theta, newton, products, stops)
-        gradient = metric_gradients(metric, trace.game, seen)
+        gradient = gradients_of([metric], trace, stops, seen)[0]
         shift = damping + trace.updates.weight_decays(theta)
         if solver == "neumann":
             eta = _scaling(trace, theta) if scale is None else theta.new_full((trace.game.size,), scale)
@@ -187,7 +190,7 @@ def _scaling(trace: Trace, theta: Float[Tensor, "stops d"]) -> Float[Tensor, " d
     """Each parameter's learning rate at the last step."""
     last = max(trace.steps - 1, 0)
     eta = trace.updates.learning_rates(theta, last)
-    for player, own in zip(trace.game.players, trace.game.split(eta), strict=True):
+    for player, own in zip(trace.game.players.values(), trace.game.split(eta), strict=True):
         if own.numel() and not own.any():
             raise ValueError(
                 f"the {player.role}'s learning rate is 0 at the last step, {last}, and so would be AID's scores: give "
@@ -204,14 +207,14 @@ class _Field:
     """
 
     def __init__(self, trace: Trace, theta: Float[Tensor, "*stops d"]):
-        self._trace, self._theta = trace, theta
+        self._trace, self._theta, self._held = trace, theta, trace.state().held
         end = max(trace.steps - 1, 0)
         first, last = trace.inputs(min(trace.first, end)), trace.inputs(end)
         self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
         self._whole: FieldGraph | None = None
         if last.indices is None:
-            self._whole = _graph(trace.game, theta, trace.weights, last.latents, last.rows)
-            self._of_whole, self._latents = Recorded(self._whole.transpose_product), last.latents
+            self._whole = _graph(trace.game, theta, last, self._held)
+            self._of_whole, self._last = Recorded(self._whole.transpose_product), last
 
     def transpose_product(self, t: int, cotangent: Float[Tensor, "*stops d"]) -> Float[Tensor, "*stops d"]:
         """``J(theta; batch_t)^T c``."""
@@ -230,38 +233,40 @@ class _Field:
         inputs = self._trace.inputs(t)
         if self._whole is not None and self._is_whole(inputs):
             return self._whole.value
-        weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
-        return _graph(self._trace.game, self._theta, weights, latents, as_rows(tuple(rows))).value
+        return _graph(self._trace.game, self._theta, inputs, self._held).value
 
-    def _is_whole(self, inputs: StepInputs) -> bool:
-        return self._whole is not None and inputs.indices is None and torch.equal(inputs.latents, self._latents)
+    def _is_whole(self, inputs: Inputs) -> bool:
+        if self._whole is None or inputs.indices is not None or inputs.turn != self._last.turn:
+            return False
+        return trees.equal((inputs.latents, inputs.noise), (self._last.latents, self._last.noise))
 
     @cached_property
     def _forward_of_whole(self) -> Recorded[Tensor]:
         assert self._whole is not None
         return Recorded(ForwardGraph(self._whole).product)
 
-    def _of_batch(self, function: Callable[..., Tensor], inputs: StepInputs, vector: Tensor) -> Tensor:
+    def _of_batch(self, function: Callable[..., Tensor], inputs: Inputs, vector: Tensor) -> Tensor:
         game = self._trace.game
         recorded = self._trace.recorded.setdefault((game, function), Recorded(partial(function, game)))
-        weights, latents, _, *rows = step_inputs(inputs, self._trace.weights)
-        return recorded(vector, self._theta, weights, latents, *rows)
+        return recorded(vector, self._theta, inputs.in_step, self._held)
 
     def row_terms(self, cotangents: list[Float[Tensor, "*stops d"]]) -> list[Float[Tensor, "*stops N"]]:
         """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training."""
         if self._whole is not None:
             return [self._whole.row_terms(c) for c in cotangents]
-        game, data, n = self._trace.game, self._trace.data, self._trace.size
-        starts = range(0, n, self._block)
-        parts = [_part(data, slice(start, start + self._block)) for start in starts]
-        blocks = [row_terms(game, self._theta, cotangents, rows, n) for rows in parts]
+        trace, n = self._trace, self._trace.size
+        blocks = []
+        for k, start in enumerate(range(0, n, self._block)):
+            rows = trees.take(trace.data, slice(start, start + self._block))
+            batch = _beside(rows, trace.inputs(max(trace.steps - 1 - k, trace.first)))
+            blocks.append(row_terms(trace.game, self._theta, cotangents, batch, n, self._held))
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
 
 
 class _SharedField(_Field):
     """The field where all steps see the same batch."""
 
-    def _of_batch(self, function: Callable[..., Tensor], inputs: StepInputs, vector: Tensor) -> Tensor:
+    def _of_batch(self, function: Callable[..., Tensor], inputs: Inputs, vector: Tensor) -> Tensor:
         raise ValueError(
             f"tolerance= needs steps that all see the same batch, as with FullBatch, but step {int(inputs.time)} has "
             "one of its own: a stochastic series has no limit to come near. Take solver='gmres', the limit for the "
@@ -270,30 +275,39 @@ class _SharedField(_Field):
 
 
 def _product(
-    game: Game, cotangent: Tensor, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, *rows: Tensor
+    game: Game, cotangent: Tensor, theta: Float[Tensor, "*stops d"], batch: Inputs, held: Held
 ) -> Float[Tensor, "*stops d"]:
-    return _graph(game, theta, weights, latents, as_rows(rows)).transpose_product(cotangent)
+    return _graph(game, theta, batch, held).transpose_product(cotangent)
 
 
 def _forward_product(
-    game: Game, direction: Tensor, theta: Float[Tensor, " d"], weights: Tensor, latents: Tensor, *rows: Tensor
+    game: Game, direction: Tensor, theta: Float[Tensor, " d"], batch: Inputs, held: Held
 ) -> Float[Tensor, " d"]:
-    return ForwardGraph(_graph(game, theta, weights, latents, as_rows(rows))).product(direction)
+    return ForwardGraph(_graph(game, theta, batch, held)).product(direction)
 
 
-def _graph(game: Game, theta: Float[Tensor, "*stops d"], weights: Tensor, latents: Tensor, rows: Rows) -> FieldGraph:
-    return FieldGraph(game, theta, weights.repeat(*theta.shape[:-1], 1), rows, latents)
+def _graph(game: Game, theta: Float[Tensor, "*stops d"], batch: Inputs, held: Held) -> FieldGraph:
+    stops = theta.shape[:-1]
+    own = {name: value.expand(*stops, *value.shape) for name, value in held.items()}
+    return FieldGraph(game, theta, batch._replace(weights=batch.weights.repeat(*stops, 1)), own)
 
 
-def _size(inputs: StepInputs) -> int:
-    return len(first_rows(inputs.rows))
+def _size(inputs: Inputs) -> int:
+    return trees.length(inputs.rows)
 
 
-def _part(rows: Rows, which: slice) -> Rows:
-    return tuple(part[which] for part in rows) if isinstance(rows, tuple) else rows[which]
+def _beside(rows: Tree, drawn: Inputs) -> Inputs:
+    """Rows beside a step's draws, as many of these as there are rows."""
+    n, size = trees.length(rows), trees.length(drawn.rows)
+
+    def own(leaf: Tensor) -> Tensor:
+        return leaf[:n] if leaf.ndim and len(leaf) == size else leaf
+
+    latents, noise = (None if tree is None else trees.mapped(own, tree) for tree in (drawn.latents, drawn.noise))
+    return Inputs(rows, latents, noise, drawn.weights, drawn.time, drawn.turn)
 
 
-def _after_the_end(trace: Trace, t: int, wanted: str) -> StepInputs:
+def _after_the_end(trace: Trace, t: int, wanted: str) -> Inputs:
     """The batch of a step that training has not taken."""
     try:
         return trace.inputs(t)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -14,15 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence import trees
+from gan_influence.batch import Inputs
 from gan_influence.checks import is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
+from gan_influence.divergence import DivergenceError
 from gan_influence.identity import of_game
-from gan_influence.metrics.metric import Metric, check_metric, metric_value, metric_values
+from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, metric_value, metric_values
 from gan_influence.progress import shown
 from gan_influence.stacking import stacks
-from gan_influence.steps import DivergenceError, states
+from gan_influence.state import State
+from gan_influence.step import states
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import StepInputs, Trace
+from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
 __all__ = ["counterfactual", "counterfactual_and_rounding", "counterfactuals"]
@@ -35,7 +39,7 @@ _LARGE = 2**24  # bytes that a step keeps, above which models share neither a pr
 
 def counterfactual(
     trace: Trace,
-    metric: Metric | Sequence[Metric],
+    metric: Measurable | Sequence[Measurable],
     removals: Iterable[Iterable[int]],
     last: int | None = None,
     *,
@@ -73,7 +77,7 @@ def counterfactual(
 @undisturbed
 def counterfactuals(
     traces: Sequence[Trace],
-    metrics: Sequence[Metric | Sequence[Metric]],
+    metrics: Sequence[Measurable | Sequence[Measurable]],
     removals: Sequence[Iterable[Iterable[int]]],
     last: int | None = None,
     *,
@@ -105,7 +109,7 @@ def counterfactuals(
         raise ValueError(f"each run must have as many removals, got {[len(of_run) for of_run in rows]}")
     start = traces[0].window(last)
     stops = [traces[0].steps] if at is None else traces[0].stops(at)
-    several = [list(own) if isinstance(own, Sequence) else [own] for own in metrics]
+    several = [as_metrics(own) for own in metrics]
     if len(several) != len(traces) or len({len(own) for own in several}) > 1:
         raise ValueError(f"each of {len(traces)} runs must have as many metrics, got {[len(own) for own in several]}")
     together = [runs] if len(traces) == 1 or stacks(traces[0]) else [_Runs([trace]) for trace in traces]
@@ -116,16 +120,17 @@ def counterfactuals(
     influence = torch.cat(found).to(traces[0].weights.dtype)
     _check_finite(influence, several, stops)
     for metric in several[0]:
-        check_metric(metric, traces[0].game, traces[0].seen())
+        check_metric(metric, traces[0].game, traces[0].seen(), traces[0].held())
     if at is None:
         influence = influence[:, :, 0]
-    return influence if any(isinstance(own, Sequence) for own in metrics) else influence[:, 0]
+    is_one = not any(isinstance(own, list | tuple) for own in metrics) and influence.shape[1] == 1
+    return influence[:, 0] if is_one else influence
 
 
 @undisturbed
 def counterfactual_and_rounding(
     trace: Trace,
-    metric: Metric,
+    metric: Measurable,
     removals: Iterable[Iterable[int]],
     signs: Float[Tensor, "K d"],
     last: int | None = None,
@@ -157,20 +162,21 @@ def counterfactual_and_rounding(
 
 
 def _check_finite(
-    influence: Float[Tensor, "runs metrics stops R"], metrics: list[list[Metric]], stops: list[int]
+    influence: Float[Tensor, "runs metrics stops R"], metrics: list[list[Measurable]], stops: list[int]
 ) -> None:
     bad = (~influence.isfinite()).nonzero().tolist()
     if bad:
-        run, metric, stop, removal = bad[0]
+        run, row, stop, removal = bad[0]
+        name = type(metrics[run][row]).__name__ if influence.shape[1] == len(metrics[run]) else f"number {row}"
         raise ValueError(
-            f"metric {type(metrics[run][metric]).__name__} is NaN or infinite at step {stops[stop]}, without "
+            f"metric {name} is NaN or infinite at step {stops[stop]}, without "
             f"removals[{removal}] or with all rows: look at logarithms, roots and divisions in it"
         )
 
 
 def _differences(
     runs: _Runs,
-    metrics: list[list[Metric]],
+    metrics: list[list[Measurable]],
     rows: list[list[list[int]]],
     signs: Iterable[Float[Tensor, " d"]],
     start: int,
@@ -191,24 +197,25 @@ def _differences(
     large = chunk is None and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
     alone = len(traces) == 1 and (large or not stacks(traces[0]))
     size = chunk if chunk is not None else max(_models_that_fit(traces[0], bytes_kept) // len(traces), 1)
-    shape = len(traces), len(metrics[0]), len(stops), len(models)
-    differences = traces[0].weights.new_zeros(shape, dtype=torch.float64)
-    factual = _values_of(traces[0], metrics[0], stops) if alone else []
+    factual = {stop: _measured(traces[0], metrics[0], traces[0].state(stop)) for stop in stops} if alone else {}
+    found: dict[int, Tensor] = {}  # by model, (runs, metrics, stops)
 
     def retrain(part: list[int], bar: tqdm) -> None:
         together, begin = [models[k] for k in part], begins[part[0]]
         try:
             if alone:
-                differences[0, ..., part[0]] = _retrain_alone(
-                    traces[0], metrics[0], factual, together[0], begin, stops, bar
-                )
+                found[part[0]] = _retrain_alone(traces[0], metrics[0], factual, together[0], begin, stops, bar).unsqueeze(0)
             else:
-                differences[..., part] = _retrain_together(runs, metrics, together, begin, stops, bar)
+                of_part = _retrain_together(runs, metrics, together, begin, stops, bar)
+                found.update(zip(part, of_part.unbind(-1), strict=True))
         except DivergenceError as error:
             _name_the_model(error, part, rows)
             raise
 
     _in_parts(retrain, begins, stop, 1 if alone else size, progress)
+    differences = traces[0].weights.new_zeros(len(traces), len(metrics[0]), len(stops), 0, dtype=torch.float64)
+    if models:
+        differences = torch.stack([found[k] for k in range(len(models))], dim=-1)
     for of_run, first in zip(differences, firsts, strict=True):  # a removal makes no difference before it is used
         unused = torch.tensor(stops).unsqueeze(1) <= torch.tensor(first)
         of_run[..., : len(first)].masked_fill_(unused.to(of_run.device), 0)
@@ -267,15 +274,16 @@ class _Runs:
             if different:
                 raise ValueError(f"traces[{k}] differs from traces[0] in {', '.join(different)}: retrain them apart")
 
-    def inputs(self, t: int) -> StepInputs:
-        inputs = [trace.inputs(t) for trace in self.traces]
-        return inputs[0] if len(inputs) == 1 else StepInputs.of_runs(inputs)
+    def inputs(self, t: int, weights: Float[Tensor, "*runs models N"]) -> Inputs:
+        if len(self.traces) == 1:
+            return self.traces[0].inputs(t, weights)
+        return Inputs.of_runs([trace.inputs(t) for trace in self.traces], weights)
 
-    def stacked(self, tensors: list[Tensor]) -> Tensor:
-        return tensors[0] if len(tensors) == 1 else torch.stack(tensors)
+    def stacked(self, of_runs: list[Any]) -> Any:
+        return of_runs[0] if len(of_runs) == 1 else trees.stack(of_runs)
 
-    def apart(self, tensor: Tensor) -> list[Tensor]:
-        return [tensor] if len(self.traces) == 1 else list(tensor)
+    def apart(self, together: Any) -> list[Any]:
+        return [together] if len(self.traces) == 1 else [trees.take(together, k) for k in range(len(self.traces))]
 
 
 def _shared(trace: Trace) -> dict[str, object]:
@@ -333,15 +341,15 @@ def _steps(parts: list[list[int]], begins: list[int], stop: int) -> int:
     return sum(stop - begins[part[0]] for part in parts)
 
 
-def _values_of(trace: Trace, metrics: list[Metric], stops: list[int]) -> list[list[Tensor]]:
-    """Of each metric at each stop."""
-    return [[metric_value(metric, trace.game, trace.seen(stop)) for stop in stops] for metric in metrics]
+def _measured(trace: Trace, metrics: list[Measurable], state: State) -> Float[Tensor, " metrics"]:
+    theta, held = state.moving[trace.updates.seen], trace.updates.seen_held(state.held)
+    return torch.cat([metric_value(metric, trace.game, theta, held).reshape(-1) for metric in metrics])
 
 
 def _retrain_alone(
     trace: Trace,
-    metrics: list[Metric],
-    factual: list[list[Tensor]],
+    metrics: list[Measurable],
+    factual: dict[int, Tensor],
     model: _Model,
     start: int,
     stops: list[int],
@@ -350,14 +358,13 @@ def _retrain_alone(
     """One retraining, step for step as the factual run was trained; ``factual``: its metrics at the stops."""
     weights, state = trace.weights.clone(), trace.state(start)
     weights[model.without[0]] = 0
-    _perturb(state[0], model)
-    differences = torch.zeros(len(metrics), len(stops), dtype=torch.float64)
+    _perturb(state.moving[0], model)
+    differences = {stop: torch.zeros_like(own, dtype=torch.float64) for stop, own in factual.items()}
     for step, reached in states(trace, state, weights, range(start, max(stops))):
         bar.update()
-        for k in [k for k, stop in enumerate(stops) if stop == step]:
-            for metric, own, row in zip(metrics, factual, differences, strict=True):
-                row[k] = (metric_value(metric, trace.game, reached[trace.updates.seen]) - own[k]).double()
-    return differences
+        if step in factual:
+            differences[step] = (_measured(trace, metrics, reached) - factual[step]).double()
+    return torch.stack([differences[stop] for stop in stops], dim=1)
 
 
 def _perturb(theta: Float[Tensor, "*runs d"], model: _Model) -> None:
@@ -366,27 +373,40 @@ def _perturb(theta: Float[Tensor, "*runs d"], model: _Model) -> None:
 
 
 def _retrain_together(
-    runs: _Runs, metrics: list[list[Metric]], together: list[_Model], start: int, stops: list[int], bar: tqdm
+    runs: _Runs, metrics: list[list[Measurable]], together: list[_Model], start: int, stops: list[int], bar: tqdm
 ) -> Float[Tensor, "runs metrics stops part"]:
     """Train each factual model and these retrainings of it side by side, so that all share their rounding."""
     models = 1 + len(together)
     weights = runs.stacked([trace.weights.repeat(models, 1) for trace in runs.traces])
-    state = runs.stacked([trace.state(start).repeat(models, 1, 1) for trace in runs.traces])
+    state = runs.stacked(
+        [
+            trees.mapped(lambda part: part.repeat(models, *[1] * part.ndim), trace.state(start))
+            for trace in runs.traces
+        ]
+    )
     for k, model in enumerate(together, start=1):
         for own, removed in zip(runs.apart(weights), model.without, strict=True):
             own[k, removed] = 0
-        _perturb(state[..., k, 0, :], model)
-    shape = len(runs.traces), len(metrics[0]), len(stops), models - 1
-    differences = weights.new_zeros(shape, dtype=torch.float64)
+        _perturb(state.moving[..., k, 0, :], model)
+
+    def differences_at(state: State) -> Float[Tensor, "runs metrics part"]:
+        of_runs = zip(metrics, runs.apart(state), strict=True)
+        return torch.stack([_differences_of(runs, own, of_run) for own, of_run in of_runs])
+
+    differences: dict[int, Tensor] = {}
     for step, reached in states(runs, state, weights, range(start, max(stops))):
         bar.update()
         if step in stops:
-            at = [k for k, stop in enumerate(stops) if stop == step]
-            for run, seen in enumerate(runs.apart(reached[..., runs.updates.seen, :])):
-                for row, metric in enumerate(metrics[run]):
-                    values = metric_values(metric, runs.game, seen)  # its own type may be wider than the state's
-                    differences[run, row, at] = (values[1:] - values[0]).double()
-    return differences
+            differences[step] = differences_at(reached)
+    unchanged = torch.zeros_like(next(iter(differences.values())) if differences else differences_at(state))
+    return torch.stack([differences.get(stop, unchanged) for stop in stops], dim=2)
+
+
+def _differences_of(runs: _Runs, metrics: list[Measurable], state: State) -> Float[Tensor, "metrics part"]:
+    """Of each metric between a run's models and the first of them, in double: it may be wider than the state."""
+    seen, held = state.moving[..., runs.updates.seen, :], runs.updates.seen_held(state.held)
+    values = [metric_values(metric, runs.game, seen, held).reshape(len(seen), -1) for metric in metrics]
+    return torch.cat([(of_one[1:] - of_one[0]).double().T for of_one in values])
 
 
 def _name_the_model(error: DivergenceError, part: list[int], rows: list[list[list[int]]]) -> None:
@@ -410,16 +430,15 @@ def _kept_by_a_step(trace: Trace) -> int:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    inputs = trace.inputs(trace.first)
-    phi, psi = trace.game.leaves(trace.theta(trace.first))
+    state = trace.state(trace.first)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        trace.game.losses(phi, psi, inputs.rows, inputs.latents, inputs.of_batch(trace.weights))
+        trace.game.losses(trace.game.leaves(state.moving[0]), trace.inputs(trace.first), state.held)
     return kept
 
 
 def _models_that_fit(trace: Trace, kept: int) -> int:
     """How many models' steps fit into a share of the free memory, each keeping that many bytes."""
-    state = trace.state(trace.first)
+    state = trace.state(trace.first).moving
     model = 2 * kept + (state.numel() * 4 + trace.size) * state.element_size()
     if trace.weights.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(trace.weights.device)

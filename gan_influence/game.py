@@ -3,148 +3,57 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
-from gan_influence import losses
+from gan_influence import losses, trees
+from gan_influence.batch import Inputs
 from gan_influence.checks import is_real
-from gan_influence.devices import repeatable
-from gan_influence.replacements import with_right_derivatives
+from gan_influence.costs import Cost, Costs, weighted
+from gan_influence.gans import short_form
+from gan_influence.players import Player, Players, common_dtype
+from gan_influence.state import Held
 
-__all__ = ["BOTH", "Game", "Moving", "Player", "Players", "Rows", "first_rows"]
+__all__ = ["Game"]
 
-Rows: TypeAlias = Any  # a tensor of rows; in a one-player game a pair of tensors (inputs, targets)
-
-
-_SWAPPING = threading.RLock()  # while a module is called its parameters are others, for all threads
-
-
-class Moving(NamedTuple):
-    """Which players move."""
-
-    generator: bool
-    discriminator: bool
-
-
-BOTH = Moving(True, True)
 _REGULARISED = ("all", "kernels")
-_STACKED = (0, 0, None, None, 0), (0, 0, 0, 0, 0)  # phi, psi, rows, latents, weights: the models of a run; runs
-
-
-def first_rows(rows: Rows) -> Tensor:
-    """The rows themselves, or the inputs of pairs ``(inputs, targets)``."""
-    return rows[0] if isinstance(rows, tuple) else rows
-
-
-class Player:
-    """A module as a pure function of one flat vector of its trainable parameters.
-
-    The parameters are those with ``requires_grad``, in the order of ``named_parameters()``, each flattened;
-    frozen weights and buffers are constants.
-
-    Attributes:
-        writes_inputs: it works in place on what it is given, as ``nn.ReLU(inplace=True)`` in the first place does: then
-            it is given copies. Found out before training.
-    """
-
-    def __init__(self, role: str, module: nn.Module):
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"the {role} must be a torch.nn.Module, got {type(module).__name__}")
-        if isinstance(module, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise TypeError(
-                f"the {role} is a {type(module).__name__}, which cannot be called with other parameters than its own: "
-                "give the module that it was made of, .module of a parallel one"
-            )
-        _reject_stochastic_and_batch_dependent(role, module)
-        self.role = role
-        self.module = module
-        self.writes_inputs = False
-        trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        first_name = {id(p): name for name, p in trainable}
-        self._places = {  # where each stands: one parameter may be that of several modules
-            f"{path}.{name}".removeprefix("."): first_name[id(p)]
-            for path, part in module.named_modules()
-            for name, p in part.named_parameters(recurse=False, remove_duplicate=False)
-            if p.requires_grad
-        }
-        self.names = [name for name, _ in trainable]
-        self.shapes = [p.shape for _, p in trainable]
-        self.sizes = [p.numel() for _, p in trainable]
-        self.size = sum(self.sizes)
-        dtypes = {p.dtype for _, p in trainable}
-        if len(dtypes) > 1:
-            raise TypeError(f"the {role}'s parameters mix {_names(dtypes)}: convert it with .double() or .float()")
-
-    def copied(self, device: torch.device) -> Player:
-        """The same with a copy of the module, out of reach of later changes to it.
-
-        Raises:
-            TypeError: the module cannot be copied.
-        """
-        try:
-            module = copy.deepcopy(self.module)
-        except (RuntimeError, TypeError) as error:
-            raise TypeError(
-                f"the {self.role} cannot be copied ({error}): it holds a tensor that was computed, as the old "
-                "torch.nn.utils.weight_norm does (take torch.nn.utils.parametrizations.weight_norm), or something that "
-                "is none of a module's, such as a lock or an open file"
-            ) from error
-        player = Player(self.role, with_right_derivatives(module).to(device))
-        player.writes_inputs = self.writes_inputs
-        return player
-
-    def vector(self) -> Float[Tensor, " d"]:
-        """The module's current parameters, flattened and copied."""
-        named = dict(self.module.named_parameters())
-        values = [named[name].detach().reshape(-1) for name in self.names]
-        return torch.cat(values) if values else torch.empty(0)
-
-    def unflatten(self, parameters: Float[Tensor, " d"]) -> dict[str, Tensor]:
-        """The vector's parts under the module's own parameter names, as views."""
-        parts = parameters.split(self.sizes, dim=-1)
-        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
-
-    def kernels(self, parameters: Float[Tensor, " d"]) -> Float[Tensor, " d2"]:
-        """The vector's parts of two dimensions or more, without biases and gains."""
-        parts = zip(parameters.split(self.sizes, dim=-1), self.shapes, strict=True)
-        kernels = [part for part, shape in parts if len(shape) > 1]
-        return torch.cat(kernels, dim=-1) if kernels else parameters[..., :0]
-
-    def at(self, parameters: Float[Tensor, " d"]) -> Callable[[Tensor], Tensor]:
-        """The module as a function of its inputs alone, at these parameters; the module itself is left untouched."""
-        named = self.unflatten(parameters)
-        return partial(self._called, {place: named[name] for place, name in self._places.items()})
-
-    def _called(self, placed: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        inputs = inputs.clone() if self.writes_inputs else inputs
-        with _SWAPPING:
-            # Of a module that stands in two places, torch's own tying would not put the parameters back.
-            return functional_call(self.module, placed, (inputs,), tie_weights=False)
+_RESERVED = frozenset(name for name in dir(Players) if not name.startswith("__")) | {
+    *("game", "parameters", "held", "moving", "mode", "rows")
+}
 
 
 class Game:
-    r"""Two players, a loss and a regulariser (TNNLS eq. 1-2, ICLR eq. 1-2); or one player, trained on its own.
+    r"""Players, and what each of them pays: the whole that is differentiated, retrained and scored.
 
-    With weights ``w`` on the real rows of a batch ``B`` (``w_j = 0`` removes row j, the denominator stays), each
-    player minimises its own cost, over its own parameters::
+    With weights ``w`` on the rows of a batch ``B`` (``w_j = 0`` removes row j, the denominator stays), each player p
+    minimises its own cost, over its own parameters ``theta_p``::
 
-        L_G(phi, psi)    = mean_z generator(D(psi, G(phi, z))) + lambda_1 |phi|^2 / 2
-        L_D(phi, psi; w) = (1/|B|) sum_i w_i real(D(psi, x_i)) + mean_z fake(D(psi, G(phi, z))) + lambda_2 |psi|^2 / 2
+        L_p(theta; w) = (1/|B|) sum_i w_i rows_p,i(theta) + rest_p(theta) + lambda_p |theta_p|^2 / 2
 
-    For the zero-sum losses this is TNNLS eq. 2 with ``R = (lambda_1 |phi|^2 - lambda_2 |psi|^2) / 2``.
+    where ``cost(players, batch)`` gives ``gi.Costs(rows={p: (B,)}, rest={p: scalar})``, as a function of all players::
 
-    With ``generator=None`` it is a one-player game, supervised training with weighted rows ``(x_i, y_i)``::
+        def cost(players, batch):
+            real, fake = players.discriminator(batch.rows), players.discriminator(players.generator(batch.latents))
+            return gi.Costs(rows={"discriminator": softplus(-real)},
+                            rest={"discriminator": softplus(fake).mean(), "generator": softplus(-fake).mean()})
 
-        L(psi; w) = (1/|B|) sum_i w_i loss(f(psi, x_i), y_i) + lambda |psi|^2 / 2
+        gi.Game(players={"generator": G, "discriminator": D}, cost=cost, l2={"generator": 1e-3})
 
-    so that ITD is SGD-influence (Hara et al. 2019) and AID the influence function (Koh and Liang 2017).
+    Two short forms write that cost. ``Game(G, D, loss="hinge")`` is a GAN (TNNLS eq. 1-2, ICLR eq. 1-2)::
+
+        L_D = (1/|B|) sum_i w_i real(D(x_i)) + mean_z fake(D(G(z))) + lambda_2 |psi|^2 / 2
+        L_G = mean_z generator(D(G(z))) + lambda_1 |phi|^2 / 2
+
+    For the zero-sum losses it is TNNLS eq. 2 with ``R = (lambda_1 |phi|^2 - lambda_2 |psi|^2) / 2``. ``Game(None,
+    model, loss="cross_entropy")`` is supervised training of one player, ``"model"``, on rows ``(x_i, y_i)``, so that
+    ITD is SGD-influence (Hara et al. 2019) and AID the influence function (Koh and Liang 2017).
 
     Args:
         generator: module taking latents ``(n, *latent_shape)`` to rows ``(n, *instance_shape)``; ``None`` for a
@@ -154,217 +63,227 @@ class Game:
             or an object with ``real``, ``fake`` and ``generator`` (see :class:`gan_influence.losses.Loss`). In a
             one-player game ``squared_error``, ``cross_entropy``, ``binary_cross_entropy`` or a function
             ``(outputs, targets) -> (n,)``.
-        l2: ``(lambda_1, lambda_2)``, both at least 0; in a one-player game one rate.
+        l2: ``(lambda_1, lambda_2)``, all at least 0; in a one-player game one rate; or ``{player: rate}``.
         l2_of: the parameters that l2 regularises: ``"all"`` of them, or ``"kernels"``, those of two dimensions or
             more, which leaves out biases and gains (as the ICLR authors' code does).
+        penalties: of a GAN: ``[gi.penalties.R1(10.0)]``, see :mod:`gan_influence.penalties`.
+        players: instead of the two modules: all players' by name, one or more. One without parameters pays nothing, and
+            holds what a cost remembers in its buffers.
+        cost: of ``players``: a function of :class:`Players` and a batch, with ``rows``, ``latents`` and ``noise``.
+        period: of ``cost``: after how many steps it does the same again; it sees ``batch.turn``, t modulo that.
+        rows_interact: allow that a row's cost depends on the others of its batch, as BatchNorm in a discriminator makes
+            it. A removal then takes out the row's own cost; in the others' costs it stays, in retraining as in scores.
 
     Attributes:
+        players: by name, in the order of their parts of ``theta``.
+        order: in which they move where they move one after another: that of ``players``; of a GAN, D first.
+        loss: of the two short forms.
+        seeing: the players whose cost has an entry a row. Found out before training.
         stacks: can torch batch several models of it? ``None`` until :func:`gan_influence.stacking.stacks` finds out.
         measured_apart: metrics of which torch cannot batch several models.
 
     Raises:
-        TypeError: a player is no module, or the two differ in data type; the loss lacks a cost.
-        ValueError: unknown loss; negative ``l2``; batch statistics or dropout; a parameter that both players train.
+        TypeError: a player is no module, or players differ in data type; the loss lacks a cost; no cost for players.
+        ValueError: unknown loss or player; negative ``l2``; batch statistics or dropout; a parameter of two players.
     """
 
     def __init__(
         self,
-        generator: nn.Module | None,
-        discriminator: nn.Module,
+        generator: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         loss: str | losses.Loss | losses.PairCost = "minimax",
-        l2: tuple[float, float] | float = (0.0, 0.0),
+        l2: Mapping[str, float] | tuple[float, ...] | float | None = None,
         l2_of: str = "all",
+        *,
+        penalties: Sequence[Any] = (),
+        players: Mapping[str, nn.Module] | None = None,
+        cost: Cost | None = None,
+        period: int | None = None,
+        rows_interact: bool = False,
     ):
-        self.one_player = generator is None
-        self.generator = Player("generator", nn.Identity() if generator is None else generator)
-        self.discriminator = Player("model" if self.one_player else "discriminator", discriminator)
-        self.loss: Any = losses.resolve_one_player(loss) if self.one_player else losses.resolve(loss)
-        self.l2 = _check_l2((0.0, l2) if self.one_player and is_real(l2) else l2)
+        if players is None:
+            if discriminator is None or cost is not None:
+                raise TypeError(
+                    "give a game its modules, Game(generator, discriminator, loss=...), or Game(None, model, "
+                    "loss=...), or both players= and cost="
+                )
+            players, cost = short_form(generator, discriminator, loss, penalties)
+        else:
+            _check_general(players, cost, generator, discriminator, penalties)
+        assert cost is not None
+        self.cost: Cost = cost
+        self.loss: Any = getattr(cost, "loss", None)
+        self.players = {name: Player(name, module) for name, module in players.items()}
+        self.names = frozenset(self.players)
+        self.seeing = self.names
+        self.order = tuple(self.players) if self.loss is None else tuple(reversed(self.players))
+        turns = [penalty.every for penalty in penalties]
+        self.period = period if period is not None else math.lcm(*turns)
+        self.rows_interact = rows_interact
+        self.l2 = _check_l2(l2, tuple(self.players))
         if l2_of not in _REGULARISED:
             raise ValueError(f"l2_of must be one of {', '.join(_REGULARISED)}, got {l2_of!r}")
         self.l2_of = l2_of
         self.stacks: bool | None = None
         self.measured_apart: list[Any] = []
-        if generator is not None:
-            _reject_shared_parameters(generator, discriminator)
-        _common_dtype(self.generator, self.discriminator)
-
-    @property
-    def players(self) -> tuple[Player, Player]:
-        return self.generator, self.discriminator
+        if not rows_interact and hasattr(cost, "sees_rows"):
+            _reject_batch_statistics(self.players[cost.sees_rows])
+        _reject_shared_parameters(self.players)
+        common_dtype(list(self.players.values()))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The data type of both players' parameters."""
-        return _common_dtype(*self.players)
+        """The data type of all players' parameters."""
+        return common_dtype(list(self.players.values()))
 
     @property
     def size(self) -> int:
-        """``d``, the number of parameters of both players."""
-        return self.generator.size + self.discriminator.size
+        """``d``, the number of parameters of all players."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of parameters of each player."""
+        return [player.size for player in self.players.values()]
 
     def theta(self) -> Float[Tensor, " d"]:
-        """``theta = (phi, psi)`` (TNNLS II-C): the modules' current parameters, concatenated and copied."""
-        return torch.cat([player.vector() for player in self.players if player.size])
+        """The modules' current parameters, player after player, copied; of a GAN ``(phi, psi)`` (TNNLS II-C)."""
+        return torch.cat([player.vector() for player in self.players.values() if player.size])
 
-    def split(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, Tensor]:
-        """``(phi, psi)``, as views."""
-        phi, psi = theta.split([self.generator.size, self.discriminator.size], dim=-1)
-        return phi, psi
+    def held(self) -> Held:
+        """The modules' current buffers that calls change, copied."""
+        return {name: value for player in self.players.values() for name, value in player.buffers().items()}
 
-    def leaves(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, Tensor]:
-        """``(phi, psi)`` as the inputs of a fresh graph."""
-        phi, psi = self.split(theta)
-        return phi.detach().requires_grad_(), psi.detach().requires_grad_()
+    def split(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, ...]:
+        """Each player's part of ``theta``, as views; of a GAN ``(phi, psi)``."""
+        return theta.split(self.sizes, dim=-1)
+
+    def leaves(self, theta: Float[Tensor, "*models d"]) -> tuple[Tensor, ...]:
+        """The parts as the inputs of a fresh graph."""
+        return tuple(part.detach().requires_grad_() for part in self.split(theta))
 
     def parameters(self, theta: Float[Tensor, " d"]) -> dict[str, dict[str, Tensor]]:
         """``theta`` by name, ``{"generator": {name: tensor}, "discriminator": {...}}``, or ``{"model": {...}}``."""
-        named = {
-            player.role: player.unflatten(part) for player, part in zip(self.players, self.split(theta), strict=True)
+        return {
+            name: player.unflatten(part)
+            for (name, player), part in zip(self.players.items(), self.split(theta), strict=True)
         }
-        if self.one_player:
-            del named["generator"]
-        return named
 
     def constants(self) -> list[Tensor]:
-        """What the modules hold and no player trains: frozen weights and buffers."""
-        held = []
-        for player in self.players:
-            trained = set(player.names)
+        """What the modules hold and no step changes: frozen weights and buffers."""
+        constant = []
+        for player in self.players.values():
+            changing = {*player.names, *player.held}
             named = (*player.module.named_parameters(), *player.module.named_buffers())  # a state_dict lacks some
-            held += [value for name, value in named if name not in trained]
-        return held
+            constant += [value for name, value in named if name not in changing]
+        return constant
 
     def snapshot(self, device: torch.device) -> Game:
         """A copy whose modules, constants included, later changes to the caller's modules cannot reach."""
         snapshot = copy.copy(self)
         snapshot.measured_apart = []
-        snapshot.generator, snapshot.discriminator = (player.copied(device) for player in self.players)
+        snapshot.players = {name: player.copied(device) for name, player in self.players.items()}
         return snapshot
+
+    def costs(self, players: Players, batch: Inputs) -> Costs:
+        """What the game's cost function says."""
+        return self.cost(players, batch.in_step)
 
     def losses(
         self,
-        phi: Float[Tensor, " d_phi"],
-        psi: Float[Tensor, " d_psi"],
-        rows: Rows,
-        latents: Float[Tensor, "n_z *latent"],
-        weights: Float[Tensor, " batch"],
-        moving: Moving = BOTH,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """``(L_G, L_D)``, 0 for a player that is not moving. Both share the fake batch's forward pass."""
-        generator_loss = discriminator_loss = phi.new_zeros(())
-        if self.one_player:
-            return generator_loss, self._regularised(_mean(weights * self.row_costs(psi, rows)), 1, psi)
-        discriminator = self.discriminator.at(psi)
-        real = _logits(discriminator, first_rows(rows)) if moving.discriminator else None
-        fake = _logits(discriminator, self.generator.at(phi)(latents))
-        if moving.generator:
-            generator_loss = self._regularised(_mean(self.loss.generator(fake)), 0, phi)
-        if real is not None:
-            cost = _mean(weights * self.loss.real(real)) + _mean(self.loss.fake(fake))
-            discriminator_loss = self._regularised(cost, 1, psi)
-        return generator_loss, discriminator_loss
+        parts: Float[Tensor, " d"] | Sequence[Float[Tensor, " d_player"]],
+        batch: Inputs,
+        held: Held | None = None,
+        moving: frozenset[str] | None = None,
+    ) -> tuple[dict[str, Float[Tensor, ""]], Held]:
+        """``L_p`` of each player that moves and pays, and the buffers that the calls have changed."""
+        players = Players(self, parts, held, moving)
+        paid = weighted(self.costs(players, batch), batch.weights)
+        pays = [name for name in self.players if name in players.moving and name in paid]
+        own = {name: self._regularised(name, paid[name], players) for name in pays}
+        return own, players.held
 
-    def row_costs(self, psi: Float[Tensor, " d_psi"], rows: Rows) -> Float[Tensor, " batch"]:
-        """The cost that each row's weight multiplies: ``real(D(psi, x_i))``, or ``loss(f(psi, x_i), y_i)``."""
-        if not self.one_player:
-            return self.loss.real(_logits(self.discriminator.at(psi), first_rows(rows)))
-        inputs, targets = rows
-        return self.loss(self.discriminator.at(psi)(inputs), targets)
-
-    def gradient(
+    def field(
         self,
-        phi: Float[Tensor, "*runs_and_models d_phi"],
-        psi: Float[Tensor, "*runs_and_models d_psi"],
-        rows: Rows,
-        latents: Float[Tensor, "n_z *latent"],
-        weights: Float[Tensor, "*runs_and_models batch"],
-        moving: Moving = BOTH,
+        parts: Sequence[Float[Tensor, "*runs_and_models d_player"]],
+        batch: Inputs,
+        held: Held | None = None,
+        moving: frozenset[str] | None = None,
         create_graph: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """``v_w(theta) = (grad_phi L_G, grad_psi L_D)``: TNNLS eq. 4, ICLR eq. 3; 0 for a player not moving.
+    ) -> tuple[tuple[Tensor, ...], Held]:
+        """``v_w(theta)``, each player's gradient of its own cost (TNNLS eq. 4, ICLR eq. 3), 0 for one not moving.
 
-        ``phi`` and ``psi`` come from :meth:`leaves`. With a leading dimension they are as many models of one run, each
-        with its own weights: their costs are summed, so that one backward pass serves all. With two they are the
-        models of several runs, and rows and latents have a leading dimension too. Returns the two parts, in the
-        shapes of ``phi`` and ``psi``; with ``create_graph`` they can be differentiated once more.
+        ``parts`` come from :meth:`leaves`. With a leading dimension they are as many models of one run, each with its
+        own weights and buffers: their costs are summed, so that one backward pass serves all. With two they are the
+        models of several runs, and the batch's rows, latents and noise have a leading dimension too. Returns the parts,
+        in their shapes, and the buffers that the calls have changed; with ``create_graph`` the parts can be
+        differentiated once more.
         """
+        held = self.held() if held is None else held
+        moving = self.names if moving is None else moving
+        drawn = batch.rows, batch.latents, batch.noise
+
+        def costs(parts: tuple[Tensor, ...], weights: Tensor, held: Held, drawn: tuple) -> tuple[dict, Held]:
+            seen = Inputs(*drawn, weights, batch.time, batch.turn)
+            found, after = self.losses(parts, seen, held, moving)
+            return found, {name: value.detach() for name, value in after.items()}
+
         with torch.enable_grad():
-            costs: Callable[..., tuple[Tensor, Tensor]] = partial(self.losses, moving=moving)
-            for in_dims in _STACKED[: phi.ndim - 1]:
-                costs = self.stacked(costs, in_dims)
-            generator_loss, discriminator_loss = costs(phi, psi, rows, latents, weights)
-            v_phi = _gradient(generator_loss, phi, create_graph, retain_graph=True)
-            v_psi = _gradient(discriminator_loss, psi, create_graph, retain_graph=create_graph)
-        return v_phi, v_psi
+            called: Callable[..., tuple[dict[str, Tensor], Held]] = costs
+            for shared in (None, 0)[: parts[0].ndim - 1]:  # the models of a run share its batch; runs do not
+                called = self.stacked(called, (0, 0, 0, shared))
+            found, after = called(tuple(parts), batch.weights, held, drawn)
+            last = [name for name in self.players if name in found][-1:]
+            field = tuple(
+                _gradient(found.get(name), part, create_graph, create_graph or [name] != last)
+                for name, part in zip(self.players, parts, strict=True)
+            )
+        return field, after
 
-    def stacked(self, function: Callable[..., Any], in_dims: tuple[int | None, ...] = (0,)) -> Callable[..., Any]:
-        """``vmap(function)``, or the same by a loop where :mod:`gan_influence.stacking` found that torch cannot."""
-        return vmap(function, in_dims=in_dims) if self.stacks is not False else partial(_looped, function, in_dims)
+    def stacked(self, function: Callable[..., Any], axes: tuple[int | None, ...] = (0,)) -> Callable[..., Any]:
+        """``vmap(function)`` over trees, or the same by a loop where :mod:`gan_influence.stacking` found torch cannot.
 
-    def _regularised(self, cost: Float[Tensor, ""], player: int, own: Tensor) -> Float[Tensor, ""]:
-        if not self.l2[player]:
+        Args:
+            function: of trees of tensors, to a tree of them.
+            axes: of each argument: 0, or ``None`` where all models share it.
+        """
+        return partial(_of_models, function, axes, self.stacks is not False)
+
+    def _regularised(self, name: str, cost: Float[Tensor, ""], players: Players) -> Float[Tensor, ""]:
+        rate = self.l2[name]
+        if not rate:
             return cost
+        own = players.parameters[name]
         if self.l2_of == "kernels":
-            own = self.players[player].kernels(own)
-        return cost + 0.5 * self.l2[player] * own.square().sum()
+            own = self.players[name].kernels(own)
+        return cost + 0.5 * rate * own.square().sum()
 
 
-class Players:
-    """The players of a game at one ``theta = (phi, psi)``: what a metric sees."""
+def _of_models(function: Callable[..., Any], axes: tuple[int | None, ...], batched: bool, *arguments: Any) -> Any:
+    leaves: list[Tensor] = []
+    dims: list[int | None] = []
+    forms = []
+    for argument, axis in zip(arguments, axes, strict=True):
+        forms.append(trees.form(argument, leaves))
+        dims += [axis] * (len(leaves) - len(dims))
 
-    def __init__(self, game: Game, phi: Float[Tensor, " d_phi"], psi: Float[Tensor, " d_psi"]):
-        self.game, self.phi, self.psi = game, phi, psi
+    def of_one(*leaves: Tensor) -> Any:
+        waiting = iter(leaves)
+        return function(*[trees.build(form, waiting) for form in forms])
 
-    def generate(self, latents: Float[Tensor, "n *latent"]) -> Float[Tensor, "n *instance"]:
-        """The generator's rows for these latents."""
-        with repeatable(self.phi.device):
-            return self.game.generator.at(self.phi)(latents.to(self.phi.device))
-
-    def discriminate(self, rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
-        """The discriminator's logits for these rows."""
-        with repeatable(self.psi.device):
-            return _logits(self.game.discriminator.at(self.psi), rows.to(self.psi.device))
-
-    def outputs(self, inputs: Float[Tensor, "n *instance"]) -> Float[Tensor, "n *outputs"]:
-        """The outputs of a one-player game's model for these inputs."""
-        with repeatable(self.psi.device):
-            return self.game.discriminator.at(self.psi)(inputs.to(self.psi.device))
-
-
-def _logits(discriminator: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *instance"]) -> Float[Tensor, " n"]:
-    logits = discriminator(rows)
-    if logits.shape not in ((len(rows),), (len(rows), 1)):
-        raise ValueError(
-            f"the discriminator returned shape {tuple(logits.shape)} for {len(rows)} rows: "
-            f"it must return one logit a row, ({len(rows)},) or ({len(rows)}, 1)"
-        )
-    return logits.view(len(rows)) if logits.ndim > 1 else logits
+    if batched:
+        return vmap(of_one, in_dims=tuple(dims))(*leaves)
+    models = next(len(leaf) for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
+    of_each = [
+        of_one(*[leaf if dim is None else leaf[k] for leaf, dim in zip(leaves, dims, strict=True)])
+        for k in range(models)
+    ]
+    return trees.stack(of_each)
 
 
-def _mean(costs: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
-    if costs.ndim != 1:
-        raise ValueError(f"a loss must give one cost a row, a vector like its logits, got shape {tuple(costs.shape)}")
-    return costs.sum() / len(costs)  # not mean(): its backward divides every row where this divides one number
-
-
-def _looped(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[int | None, ...], *args: Any) -> Any:
-    """``vmap(function, in_dims)(*args)``, where arguments and results are tensors or tuples of them."""
-    models = next(len(arg) for arg, dim in zip(args, in_dims, strict=True) if dim is not None)
-    found = []
-    for k in range(models):
-        own = [_of_model(arg, k) if dim is not None else arg for arg, dim in zip(args, in_dims, strict=True)]
-        found.append(function(*own))
-    return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
-
-
-def _of_model(arg: Any, k: int) -> Any:
-    return tuple(part[k] for part in arg) if isinstance(arg, tuple) else arg[k]
-
-
-def _gradient(costs: Float[Tensor, "*models"], leaf: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
+def _gradient(costs: Tensor | None, leaf: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
     """Each model's gradient of its own cost, as the gradient of the sum of all."""
-    if not costs.requires_grad:  # a player without parameters, or a cost that is constant
+    if costs is None or not costs.requires_grad or not leaf.numel():  # it does not move, or its cost is constant
         return torch.zeros_like(leaf)
     ones = torch.ones(costs.shape, dtype=costs.dtype, device=costs.device)
     (gradient,) = torch.autograd.grad(
@@ -373,48 +292,59 @@ def _gradient(costs: Float[Tensor, "*models"], leaf: Tensor, create_graph: bool,
     return gradient
 
 
-def _reject_stochastic_and_batch_dependent(role: str, module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        where = f"the {role}'s {type(part).__name__} {name!r}" if name else f"the {role}"
-        tracks = isinstance(part, nn.modules.batchnorm._NormBase) and part.training and part.track_running_stats
-        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or not part.track_running_stats)
-        mixes = mixes and role != "generator"  # which sees no row
-        if tracks or mixes:
-            why = ["no step can be replayed that updates running ones"] * tracks
-            why += ["removing one row would change all others' terms"] * mixes
+def _check_general(players: Any, cost: Any, generator: Any, discriminator: Any, penalties: Any) -> None:
+    if generator is not None or discriminator is not None or penalties:
+        raise TypeError(
+            "with players= and cost= there is no other generator, discriminator or penalty: name all players in "
+            "players=, and add penalties in the cost"
+        )
+    if not isinstance(players, Mapping) or not players:
+        raise TypeError(f'players must be named modules, {{"generator": G, ...}}, got {type(players).__name__}')
+    if not callable(cost):
+        raise TypeError(f"players= need cost=, a function (players, batch) -> gi.Costs, got {type(cost).__name__}")
+    for name in players:
+        if not isinstance(name, str) or not name.isidentifier() or name in _RESERVED:
+            raise ValueError(f"a player's name must be one that players.NAME can call, and not taken, got {name!r}")
+
+
+def _reject_batch_statistics(player: Player) -> None:
+    for name, part in player.module.named_modules():
+        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm)
+        if mixes and (part.training or not part.track_running_stats):
+            where = f"the {player.role}'s {type(part).__name__} {name!r}" if name else f"the {player.role}"
             raise ValueError(
-                f"{where} uses batch statistics, and {' and '.join(why)}: use GroupNorm or LayerNorm, or put it in "
-                "eval() mode with running statistics; or, in a generator, take track_running_stats=False"
-            )
-        if isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0:
-            raise ValueError(f"{where} draws fresh randomness at every call, so no step can be replayed: call .eval()")
-
-
-def _reject_shared_parameters(generator: nn.Module, discriminator: nn.Module) -> None:
-    ours = {id(p): name for name, p in generator.named_parameters() if p.requires_grad}
-    for name, p in discriminator.named_parameters():
-        if p.requires_grad and id(p) in ours:
-            raise ValueError(
-                f"generator parameter {ours[id(p)]!r} and discriminator parameter {name!r} are the same tensor: "
-                "each player needs its own; copy one of the modules or freeze the shared parameter"
+                f"{where} uses batch statistics, and removing one row would change all others' terms: use GroupNorm or "
+                "LayerNorm, or put it in eval() mode with running statistics; or give rows_interact=True, if a removal "
+                "is to leave the row in them"
             )
 
 
-def _check_l2(l2: object) -> tuple[float, float]:
-    if not (isinstance(l2, tuple | list) and len(l2) == 2 and all(is_real(rate) and rate >= 0 for rate in l2)):
-        raise ValueError(f"l2 must be two finite rates >= 0, (lambda_1, lambda_2), got {l2!r}")
-    return float(l2[0]), float(l2[1])
+def _reject_shared_parameters(players: Mapping[str, Player]) -> None:
+    owner: dict[int, tuple[str, str]] = {}
+    for role, player in players.items():
+        for name, p in player.module.named_parameters():
+            if not p.requires_grad:
+                continue
+            other, own = owner.setdefault(id(p), (role, name))
+            if other != role:
+                raise ValueError(
+                    f"{other} parameter {own!r} and {role} parameter {name!r} are the same tensor: "
+                    "each player needs its own; copy one of the modules or freeze the shared parameter"
+                )
 
 
-def _common_dtype(*players: Player) -> torch.dtype:
-    dtypes = {player.role: player.vector().dtype for player in players if player.size}
-    if not dtypes:
-        raise ValueError("neither player has a parameter with requires_grad: there is nothing to train")
-    if len(set(dtypes.values())) > 1:
-        described = " and ".join(f"the {role} {_names({dtype})}" for role, dtype in dtypes.items())
-        raise TypeError(f"the players differ in data type, {described}: convert one with .double() or .float()")
-    return next(iter(dtypes.values()))
-
-
-def _names(dtypes: set[torch.dtype]) -> str:
-    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+def _check_l2(l2: Any, names: tuple[str, ...]) -> dict[str, float]:
+    if l2 is None:
+        l2 = {}
+    if is_real(l2) and len(names) == 1:
+        l2 = (l2,)
+    if isinstance(l2, Mapping):
+        unknown = [name for name in l2 if name not in names]
+        if unknown:
+            raise ValueError(f"l2 names {unknown[0]!r}, but the players are {', '.join(names)}")
+        l2 = [l2.get(name, 0.0) for name in names]
+    if not isinstance(l2, tuple | list) or len(l2) != len(names) or not all(is_real(rate) and rate >= 0 for rate in l2):
+        wanted = "(lambda_1, lambda_2)" if len(names) == 2 else f"one of each of {', '.join(names)}"
+        count = {1: "one finite rate", 2: "two finite rates"}.get(len(names), f"{len(names)} finite rates")
+        raise ValueError(f"l2 must be {count} >= 0, {wanted}, got {l2!r}")
+    return dict(zip(names, map(float, l2), strict=True))

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gan_influence.checkpoint import digest
+from gan_influence import trees
+from gan_influence.history import digest
 from gan_influence.trace import Trace
 
 __all__ = ["described", "fingerprint", "globals_of", "of_game"]
@@ -37,14 +38,13 @@ def fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         last: the step at which it will end.
         every: which states are kept.
     """
-    parts = begun.data if isinstance(begun.data, tuple) else (begun.data,)
     steps = range(begun.first, max(last, begun.first + 1))
     return {
         "steps": f"{begun.first} to {last}",
         "every": str(every),
-        "data": digest(*parts),
+        "data": digest(*trees.leaves(begun.data)),
         "weights": digest(begun.weights),
-        "initial state": digest(begun.state()),
+        "initial state": digest(*trees.leaves(begun.state())),
         **of_game(begun, steps),
         "schedule": f"{type(begun.schedule).__name__}, {_of_batches(begun, steps)}",
         "data type": str(begun.weights.dtype),
@@ -57,17 +57,19 @@ def fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
 def of_game(trace: Trace, steps: Iterable[int]) -> dict[str, str]:
     """What runs share that are retrained as one batch of models, with the learning rates of these steps."""
     game, updates = trace.game, trace.updates
+    players, optimizers = game.players.values(), updates.optimizers
     return {
-        "modules": "; ".join(" ".join(str(player.module).split()) for player in game.players),
-        "code of modules": described(*(player.module for player in game.players)),
+        "modules": "; ".join(" ".join(str(player.module).split()) for player in players),
+        "code of modules": described(*(player.module for player in players)),
         "constants": digest(*game.constants()),
-        "loss": f"{_named(game.loss)}, {described(game.loss)}",
-        "l2": str(game.l2),
+        "loss": f"{_named(game.loss or game.cost)}, {described(game.cost, game.period)}",
+        "l2": str(tuple(game.l2.values())),
         "l2_of": game.l2_of,
-        "optimizer": "; ".join(map(_named, updates.pair))
-        + f", {described(*updates.pair, [updates.rates(t) for t in steps])}",
-        "update": updates.order,
-        "ema_decay": str(updates.decay),
+        "optimizer": "; ".join(map(_named, optimizers.values()))
+        + f", {described(optimizers, [updates.rates(t) for t in steps])}",
+        "update": str(updates.update),
+        "ema_decay": ", ".join(f"{_named(one)} of the {name}" for name, one in updates.decays.items()) or "None",
+        "averages": described(updates.decays, updates.average_buffers),
     }
 
 
@@ -84,7 +86,7 @@ def _of_batches(trace: Trace, steps: Iterable[int]) -> str:
     for t in steps:
         batch = trace.batch(t)
         if before is None or any(part is not last for part, last in zip(batch, before, strict=True)):
-            content.update(f"{t} {digest(*(part for part in batch if part is not None))};".encode())
+            content.update(f"{t} {digest(*trees.leaves(batch))};".encode())
         before = batch
     return content.hexdigest()[:16]
 

@@ -11,16 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_influence.adjoint import Linearised
-from gan_influence.checkpoint import DamagedFileError, Folder, digest
+from gan_influence.batch import Inputs
 from gan_influence.checks import is_real
 from gan_influence.finite import check_scores
-from gan_influence.metrics.metric import Metric, check_metric, metric_gradients
+from gan_influence.history import DamagedFileError, Folder, digest
+from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, metric_gradients
 from gan_influence.progress import shown
-from gan_influence.recording import PullBack
+from gan_influence.replay.recorded import PullBack
 from gan_influence.stacking import stacks
-from gan_influence.steps import step_inputs
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import StepInputs, Trace
+from gan_influence.trace import Trace
 
 __all__ = ["check_damping", "itd"]
 
@@ -28,13 +28,13 @@ __all__ = ["check_damping", "itd"]
 @undisturbed
 def itd(
     trace: Trace,
-    metric: Metric,
+    metric: Measurable | Sequence[Measurable],
     damping: float = 0.0,
     last: int | None = None,
     *,
     at: Sequence[int] | None = None,
     progress: bool = False,
-) -> Float[Tensor, "*stops N"]:
+) -> Float[Tensor, "*metrics *stops N"]:
     r"""Score all N rows in one sweep: how the metric would change without each of them.
 
     ``score_j = - w_j dE(theta_T(w)) / dw_j`` (TNNLS eq. 10, 15-17), by the recursion of Alg. 1::
@@ -43,7 +43,8 @@ def itd(
 
     Args:
         trace: the training run.
-        metric: what is measured; see :class:`gan_influence.metrics.Metric`.
+        metric: what is measured; see :class:`gan_influence.metrics.Metric`. Several share one sweep, as the numbers of
+            one that is a vector do.
         damping: gamma >= 0; ``J`` becomes ``J + gamma I`` (TNNLS IV-C4).
         last: trace back that many final steps only; by default all that the trace holds.
         at: stopping times: score the run as if it had ended after each of these steps, in one sweep over the longest.
@@ -51,11 +52,11 @@ def itd(
 
     Returns:
         ``(N,)``, or ``(len(at), N)``: metric(after removal) - metric(before), in the metric's units; a positive score
-        means that removing the row raises the metric.
+        means that removing the row raises the metric. Of several metrics, or a vector, with a leading dimension.
 
     Raises:
         ValueError: damping is negative or not finite, ``last`` or ``at`` reach outside the trace, or both are given.
-        TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator.
+        TypeError: the metric is not differentiable, not a scalar, or depends on no player.
     """
     check_damping(damping)
     if at is not None and last is not None:
@@ -63,17 +64,19 @@ def itd(
     start = trace.window(last)
     stops = [trace.steps] if at is None else trace.stops(at)
 
-    check_metric(metric, trace.game, trace.seen(max(stops)))
-    if len(stops) > 1:
-        stacks(trace)
+    metrics = as_metrics(metric)
+    for one in metrics:
+        check_metric(one, trace.game, trace.seen(max(stops)), trace.held(max(stops)))
     order = sorted(range(len(stops)), key=lambda k: -stops[k])
-    sweep = _Sweep(trace, metric, damping, start, [stops[k] for k in order])
+    sweep = _Sweep(trace, metrics, damping, start, [stops[k] for k in order])
     with tqdm(total=sweep.down_to - start, desc="itd", unit="step", disable=not shown(progress)) as bar:
         for begin, end in trace.segments(start, sweep.down_to):
             sweep.through(begin, end, bar)
-    scores = sweep.finished()[torch.tensor(order).argsort()].to(trace.weights.dtype)
+    scores = sweep.finished()[torch.tensor(order).argsort()].transpose(0, 1).to(trace.weights.dtype)
     check_scores(scores, "ITD")
-    return scores[0] if at is None else scores
+    if at is None:
+        scores = scores.squeeze(1)
+    return scores[0] if metric is metrics[0] and len(scores) == 1 else scores
 
 
 class _Sweep:
@@ -82,19 +85,23 @@ class _Sweep:
     With checkpoints in a folder it keeps its own state there after each segment, and goes on from there.
 
     Attributes:
-        cotangent: ``(stops, rows, d)``, of the state after step ``down_to``; the latest stop first.
-        scores: ``(stops, N)``, in float64, so far.
+        cotangent: ``(stops * metrics, rows, d)``, of the state after step ``down_to``; those of the latest stop first.
+        scores: ``(stops * metrics, N)``, in float64, so far.
         down_to: the step down to which it has come.
     """
 
-    def __init__(self, trace: Trace, metric: Metric, damping: float, start: int, stops: list[int]):
+    def __init__(self, trace: Trace, metrics: Sequence[Measurable], damping: float, start: int, stops: list[int]):
         self.trace, self.stops, self.down_to = trace, stops, stops[0]
         key = trace.game, trace.updates, damping
         self._linearise = trace.recorded.setdefault(key, Linearised(*key))
-        self.cotangent = trace.weights.new_zeros(len(stops), *trace.state().shape)
-        seen = torch.stack([trace.seen(stop) for stop in stops])
-        self.cotangent[:, trace.updates.seen] = metric_gradients(metric, trace.game, seen)
-        self.scores = torch.zeros(len(stops), trace.size, dtype=torch.float64, device=trace.weights.device)
+        gradients = gradients_of(metrics, trace, stops)
+        self.metrics = len(gradients)
+        rows = len(stops) * self.metrics
+        if rows > 1:
+            stacks(trace)
+        self.cotangent = trace.weights.new_zeros(rows, *trace.state().moving.shape)
+        self.cotangent[:, trace.updates.seen] = gradients.transpose(0, 1).reshape(rows, -1)
+        self.scores = torch.zeros(rows, trace.size, dtype=torch.float64, device=trace.weights.device)
         self._folder = trace.history.folder
         sweep = digest(torch.tensor([start, *stops]), torch.tensor(float(damping), dtype=torch.float64), self.cotangent)
         self._name = f"sweep-{sweep}.pt"
@@ -106,39 +113,34 @@ class _Sweep:
         for t, inputs, pull_back in self._kept(begin, end) if self.trace.keep_graphs else self._replayed(begin, end):
             running = self._running(t)
             self.cotangent[running], rows = pull_back(self.cotangent[running])
-            inputs.add_to_rows(self.scores[running], -inputs.of_batch(self.trace.weights) * rows)
+            inputs.add_to_rows(self.scores[running], -inputs.weights * rows)
             bar.update()
         if self._folder is not None:
             self._folder.write(self._name, {"down_to": begin, "cotangent": self.cotangent, "scores": self.scores})
 
-    def finished(self) -> Float[Tensor, "stops N"]:
+    def finished(self) -> Float[Tensor, "stops metrics N"]:
         """The scores; the sweep's own state in the folder is no longer needed."""
         if self._folder is not None:
             self._folder.remove(self._name)
-        return self.scores
+        return self.scores.view(len(self.stops), self.metrics, -1)
 
     def _running(self, t: int) -> int | slice:
-        """Which of the stops come after step ``t``; a stack of one costs more than none."""
-        active = sum(stop > t for stop in self.stops)
+        """Which of the cotangents are those of stops after step ``t``; a stack of one costs more than none."""
+        active = sum(stop > t for stop in self.stops) * self.metrics
         return 0 if active == 1 else slice(active)
 
-    def _at(self, t: int) -> tuple[StepInputs, tuple[Tensor, ...], torch.Size]:
-        """The inputs of step ``t``, as tensors too, and the shape of the cotangent there."""
-        inputs = self.trace.inputs(t)
-        return inputs, step_inputs(inputs, self.trace.weights), self.cotangent[self._running(t)].shape
-
-    def _replayed(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
+    def _replayed(self, begin: int, end: int) -> Iterator[tuple[int, Inputs, PullBack]]:
         """Each step linearised where the sweep needs it, at its remembered or replayed state."""
         for t in reversed(range(begin, end)):
-            inputs, tensors, shape = self._at(t)
-            yield t, inputs, self._linearise.pull_back(t, self.trace.state(t), tensors, shape)
+            inputs, shape = self.trace.inputs(t), self.cotangent[self._running(t)].shape
+            yield t, inputs, self._linearise.pull_back(t, self.trace.state(t), inputs, shape)
 
-    def _kept(self, begin: int, end: int) -> Iterator[tuple[int, StepInputs, PullBack]]:
+    def _kept(self, begin: int, end: int) -> Iterator[tuple[int, Inputs, PullBack]]:
         """All steps linearised in one go, each leading to the state of the next: the replay costs nothing extra."""
         state, passed = self.trace.state(begin), []
         for t in range(begin, end):
-            inputs, tensors, shape = self._at(t)
-            state, pull_back = self._linearise(t, state, tensors, shape)
+            inputs, shape = self.trace.inputs(t), self.cotangent[self._running(t)].shape
+            state, pull_back = self._linearise(t, state, inputs, shape)
             passed.append((t, inputs, pull_back))
         self.trace.check_replay(end, state)
         del state
@@ -159,3 +161,21 @@ class _Sweep:
 def check_damping(damping: float) -> None:
     if not is_real(damping) or damping < 0:
         raise ValueError(f"damping must be a finite number >= 0, got {damping!r}")
+
+
+def gradients_of(
+    metrics: Sequence[Measurable], trace: Trace, stops: Sequence[int], seen: Tensor | None = None
+) -> Float[Tensor, "metrics stops d"]:
+    """Each metric's gradient at each stop, those of a vector one after another.
+
+    Args:
+        metrics: what is measured.
+        trace: the run.
+        stops: after how many steps.
+        seen: where the metrics look then; by default where the run is.
+    """
+    if seen is None:
+        seen = torch.stack([trace.seen(stop) for stop in stops])
+    held = [trace.held(stop) for stop in stops]
+    found = [metric_gradients(metric, trace.game, seen, held) for metric in metrics]
+    return torch.cat([one.reshape(-1, *seen.shape) for one in found])

@@ -69,7 +69,7 @@ class ForwardGraph:
         self._pulled: tuple[Tensor, ...] = ()
         if moving:
             parts, cotangents = ([of[k] for k in moving] for of in (field.parts, self._cotangents))
-            leaves = field.phi, field.psi
+            leaves = field.leaves
             self._pulled = torch.autograd.grad(
                 parts, leaves, cotangents, create_graph=True, materialize_grads=True, allow_unused=True
             )

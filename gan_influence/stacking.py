@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence import trees
 from gan_influence.adjoint import FieldGraph
+from gan_influence.batch import Inputs
 from gan_influence.devices import is_out_of_memory, repeatable
-from gan_influence.trace import StepInputs, Trace
+from gan_influence.trace import Trace
 
 __all__ = ["stacks"]
 
@@ -55,15 +57,17 @@ def _why_not(trace: Trace) -> str | None:
     return None
 
 
-def _off(trace: Trace, inputs: StepInputs, thetas: Float[Tensor, "2 d"], cotangents: Float[Tensor, "2 d"]) -> float:
+def _off(trace: Trace, inputs: Inputs, thetas: Float[Tensor, "2 d"], cotangents: Float[Tensor, "2 d"]) -> float:
     """How far two models together, and two cotangents of one, are from each alone, relative to the largest number."""
 
     def pulled_back(theta: Tensor, weights: Tensor, cotangent: Tensor) -> Float[Tensor, "*models d+d"]:
-        field = FieldGraph(trace.game, theta, weights, inputs.rows, inputs.latents)
+        own = trees.mapped(lambda buffer: buffer.expand(*theta.shape[:-1], *buffer.shape), held)
+        field = FieldGraph(trace.game, theta, inputs._replace(weights=weights), own)
         value, product = field.value, field.both(cotangent)[0]
         return torch.cat([value.expand_as(product), product], dim=-1)
 
-    weights = inputs.of_batch(trace.weights).repeat(2, 1)
+    held = trace.state(trace.first).held
+    weights = inputs.weights.repeat(2, 1)
     weights[1, 0] = 0
     one, other, second = (pulled_back(thetas[k], weights[k], cotangents[c]) for k, c in ((0, 0), (1, 0), (0, 1)))
     expected = torch.cat([torch.stack([one, other]), torch.stack([one, second])])

@@ -2,87 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from gan_influence.checkpoint import DamagedFileError, History
+from gan_influence import trees
+from gan_influence.batch import Batch, Inputs
 from gan_influence.checks import is_whole
-from gan_influence.game import Game, Players, Rows
-from gan_influence.optim import Updates
-from gan_influence.schedule import Batch, Schedule
-from gan_influence.steps import states
+from gan_influence.game import Game
+from gan_influence.history import DamagedFileError, History
+from gan_influence.players import Players
+from gan_influence.schedules import Minibatches, Schedule
+from gan_influence.state import Held, State
+from gan_influence.step import states
 from gan_influence.surroundings import undisturbed
+from gan_influence.trees import Tree
+from gan_influence.updates import Updates
 
-__all__ = ["StepInputs", "Trace"]
-
-
-class StepInputs(NamedTuple):
-    """What the game sees at step ``time``. ``indices`` is ``None`` where the batch is the whole of the data.
-
-    ``rows`` are pairs ``(inputs, targets)``, and ``latents`` empty, in a one-player game. Those of several runs
-    have a leading dimension, but for ``time``.
-    """
-
-    rows: Rows
-    latents: Float[Tensor, "n_z *latent"]
-    indices: Int[Tensor, " batch"] | None
-    time: Float[Tensor, ""]
-
-    def of_batch(self, per_row: Float[Tensor, "*models N"]) -> Float[Tensor, "*models batch"]:
-        """The entries of a per-row quantity that belong to this batch."""
-        if self.indices is None:
-            return per_row
-        if self.indices.ndim == 1:
-            return per_row[..., self.indices]
-        return per_row.take_along_dim(self.indices.unsqueeze(1), dim=-1)
-
-    @classmethod
-    def of_runs(cls, runs: list[StepInputs]) -> StepInputs:
-        """The same step of several runs.
-
-        Raises:
-            ValueError: their batches differ in shape.
-        """
-        first = runs[0]
-        try:
-            rows = _stacked([run.rows for run in runs])
-            latents = torch.stack([run.latents for run in runs])
-            indices = None
-            if any(run.indices is not None for run in runs):
-                indices = torch.stack([run.indices for run in runs])  # type: ignore[misc]
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(f"the runs' batches of step {int(first.time)} differ in shape: {error}") from error
-        return cls(rows, latents, indices, first.time)
-
-    def of_run(self, run: int) -> StepInputs:
-        """One of the runs that :meth:`of_runs` put together."""
-        rows = tuple(part[run] for part in self.rows) if isinstance(self.rows, tuple) else self.rows[run]
-        return StepInputs(rows, self.latents[run], None if self.indices is None else self.indices[run], self.time)
-
-    def add_to_rows(self, per_row: Float[Tensor, "*stops N"], terms: Float[Tensor, "*stops batch"]) -> None:
-        """Add the batch's terms to the rows they belong to, in place."""
-        if self.indices is None:
-            per_row += terms
-        else:
-            per_row.index_add_(-1, self.indices, terms.to(per_row.dtype))
+__all__ = ["Trace"]
 
 
-def _ordinary(tensor: Tensor) -> Tensor:
-    """Not one of those that ``torch.inference_mode`` makes, which no backward pass may keep."""
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
-def _stacked(rows: list[Rows]) -> Rows:
-    if isinstance(rows[0], Tensor):
-        return torch.stack(rows)
-    return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+def _there(tree: Tree, device: torch.device) -> Tree:
+    """On the device, and none of those tensors that ``torch.inference_mode`` makes: no backward pass may keep them."""
+    if isinstance(tree, Tensor):
+        tensor = tree.to(device)
+        return tensor.clone() if tensor.is_inference() else tensor
+    return None if tree is None else trees.mapped(lambda leaf: _there(leaf, device), tree)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,25 +45,27 @@ class Trace:
     changes to the caller's modules do not reach it.
 
     Attributes:
-        game: the game, with its own copies of both modules.
-        data: the training rows, ``(N, *instance_shape)``; in a one-player game ``(inputs, targets)``.
+        game: the game, with its own copies of all modules.
+        data: the training rows, a tree of tensors, first dimension N.
         schedule: which batch each step used.
-        updates: both players' optimisers, the order of their moves, the generator's average.
+        updates: the players' optimisers, the order of their moves, the averages.
         weights: ``(N,)``, each row's weight: 1, or 0 where it was removed.
-        history: the states, ``(rows, d)`` each: the parameters, the optimisers' buffers, the average.
+        history: the states: parameters, the optimisers' buffers, the average, ``(rows, d)``; and the modules' buffers.
         keep_graphs: see :class:`gan_influence.Checkpoint`.
         recorded: what was recorded of this game, steps, sweeps and products, shared with its retrainings.
+        losses: what was asked for by ``record=``: ``{player: (n,)}``, and under ``"step"`` the n steps.
     """
 
     game: Game
-    data: Rows
+    data: Tree
     schedule: Schedule
     updates: Updates
     weights: Float[Tensor, " N"]
     history: History
     keep_graphs: bool = False
     recorded: dict[Any, Any] = field(default_factory=dict, repr=False)
-    _segment: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    losses: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _segment: dict[int, State] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a file, does without the recordings: they are made again."""
@@ -134,14 +88,14 @@ class Trace:
 
     @property
     def states(self) -> Float[Tensor, "times rows d"]:
-        """All states, ``(steps - first + 1, rows, d)``.
+        """The moving part of all states, ``(steps - first + 1, rows, d)``.
 
         Raises:
             ValueError: the run keeps only some of them.
         """
         if self.history.states is None:
             raise ValueError("this run keeps checkpoints only: ask for one state at a time, with trace.state(step)")
-        return self.history.states
+        return self.history.states.moving
 
     def __repr__(self) -> str:
         return (
@@ -149,8 +103,8 @@ class Trace:
             f"removed={int((self.weights == 0).sum())})"
         )
 
-    def state(self, step: int = -1) -> Float[Tensor, "rows d"]:
-        """Parameters, optimiser buffers and average after ``step`` steps; ``-1`` is the end.
+    def state(self, step: int = -1) -> State:
+        """Parameters, optimiser buffers, average and modules' buffers after ``step`` steps; ``-1`` is the end.
 
         A state that was not kept is replayed from the checkpoint before it, together with all up to the next one,
         which stay in memory until another segment is asked for.
@@ -163,11 +117,11 @@ class Trace:
             raise IndexError(f"step {step} is not in this trace, which holds steps {self.first} to {self.steps}")
         begin = self.history.before(t)
         if begin == t:
-            return self._checkpoint(t).clone()  # aligned as a step's own result is; see states()
+            return trees.mapped(torch.clone, self._checkpoint(t))  # aligned as a step's own result is; see states()
         return self._replayed(begin, t)
 
     @undisturbed
-    def _replayed(self, begin: int, t: int) -> Float[Tensor, "rows d"]:
+    def _replayed(self, begin: int, t: int) -> State:
         """The state of step ``t``, by way of the segment that starts with the kept state of step ``begin``."""
         if t not in self._segment:
             self._segment.clear()
@@ -176,13 +130,13 @@ class Trace:
             self.check_replay(end, self._segment.pop(end))
         return self._segment[t]
 
-    def check_replay(self, t: int, state: Float[Tensor, "rows d"]) -> None:
+    def check_replay(self, t: int, state: State) -> None:
         """Has a replay led to the state that training kept of step ``t``, if it kept one?
 
         Raises:
             RuntimeError: it has not.
         """
-        if self.history.before(t) == t and not torch.equal(state, self._checkpoint(t)):
+        if self.history.before(t) == t and not trees.same_bits(state, self._checkpoint(t)):
             raise RuntimeError(
                 f"a replay up to step {t} did not lead to the state that training kept: the modules' or the "
                 "schedule's code has changed, or this device does not compute the same twice"
@@ -193,7 +147,7 @@ class Trace:
         ends = [start, *self.history.kept(start + 1, stop - 1), stop] if self.history.states is None else [start, stop]
         return zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True) if stop > start else iter(())
 
-    def _checkpoint(self, t: int) -> Float[Tensor, "rows d"]:
+    def _checkpoint(self, t: int) -> State:
         try:
             return self.history.load(t)
         except DamagedFileError as error:
@@ -204,41 +158,67 @@ class Trace:
             return state
 
     def theta(self, step: int = -1) -> Float[Tensor, " d"]:
-        """``theta^(step) = (phi, psi)``; ``-1`` is the end."""
-        return self.state(step)[0]
+        """``theta^(step)``, of a GAN ``(phi, psi)``; ``-1`` is the end."""
+        return self.state(step).moving[0]
 
     def seen(self, step: int = -1) -> Float[Tensor, " d"]:
-        """``(phi, psi)`` as a metric sees them: with the averaged generator, where there is one."""
-        return self.state(step)[self.updates.seen]
+        """``theta`` as a metric sees it: with the averaged generator, where there is one."""
+        return self.state(step).moving[self.updates.seen]
+
+    def held(self, step: int = -1) -> Held:
+        """The modules' buffers that calls change, as a metric sees them."""
+        return self.updates.seen_held(self.state(step).held)
 
     def parameters(self, step: int = -1, *, averaged: bool = False) -> dict[str, dict[str, Tensor]]:
         """The players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps.
 
         Those that training moves; metrics and scores are about ``averaged=True``, in which the generator is the average
-        where ``ema_decay`` makes one. Buffers and frozen weights are not among them: ``trace.game.generator.module``
-        holds those, and ``load_state_dict(..., strict=False)`` puts both together.
+        where ``ema_decay`` makes one. :meth:`module` has buffers and frozen weights besides.
         """
         return self.game.parameters((self.seen(step) if averaged else self.theta(step)).clone())
 
-    def players(self, step: int = -1) -> Players:
+    def module(self, player: str, step: int = -1, *, averaged: bool = False) -> nn.Module:
+        """A copy of the player's module as it was after ``step`` steps, buffers included: to export, or to go on with.
+
+        Args:
+            player: its name.
+            step: ``-1`` is the end.
+            averaged: with the average in place of the parameters, where ``ema_decay`` makes one, as a metric sees it.
+
+        Raises:
+            ValueError: there is no such player.
+        """
+        if player not in self.game.players:
+            raise ValueError(f"there is no player {player!r}; the players are {', '.join(self.game.players)}")
+        module = copy.deepcopy(self.game.players[player].module)
+        held = self.held(step) if averaged else self.state(step).held
+        own = {name: held[f"{player}.{name}"] for name in self.game.players[player].held}
+        with torch.no_grad():
+            for name, value in self.parameters(step, averaged=averaged)[player].items():
+                module.get_parameter(name).copy_(value)
+            for name, value in own.items():
+                module.get_buffer(name).copy_(value)
+        return module
+
+    def players(self, step: int = -1, mode: str = "eval") -> Players:
         """The players after ``step`` steps, as a metric sees them."""
-        return Players(self.game, *self.game.split(self.seen(step)))
+        return Players(self.game, self.seen(step), self.held(step), mode=mode)
 
     def batch(self, t: int) -> Batch:
-        """What the schedule gives for step ``t``, checked: row indices as int64, and latents.
+        """What the schedule gives for step ``t``, checked: row indices as int64, latents and noise.
 
         Raises:
             IndexError: it names rows that are not there, or none.
             TypeError: it is no batch, or its indices are no tensor of integers.
         """
-        given = self.schedule(t)
-        if not isinstance(given, tuple) or len(given) != 2:
+        given = self._scheduled(t)
+        if not isinstance(given, tuple) or not 2 <= len(given) <= 3:
             raise TypeError(
-                f"the schedule must give gi.Batch(indices, latents) of step {t}, got {type(given).__name__}"
+                f"the schedule must give gi.Batch(indices, latents, noise) of step {t}, got {type(given).__name__}"
             )
-        indices, latents = given
+        indices, *drawn = given
         if indices is None:
-            return given if isinstance(given, Batch) else Batch(None, latents)
+            return given if isinstance(given, Batch) else Batch(None, *drawn)
         if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype == torch.bool:
             kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(
@@ -250,19 +230,26 @@ class Trace:
                 f"the schedule's batch of step {t} must name rows from 0 to {self.size - 1}, at least one, "
                 f"got {indices.tolist()[:8]}"
             )
-        return Batch(indices.long(), latents)  # of uint8, indexing would make a mask
+        return Batch(indices.long(), *drawn)  # of uint8, indexing would make a mask
 
-    def inputs(self, t: int) -> StepInputs:
-        """The rows and latents of step ``t``, on the trace's device."""
-        indices, latents = self.batch(t)
+    def _scheduled(self, t: int) -> Batch:
+        """In a cycle an epoch counts the steps that look at rows alone."""
+        if not isinstance(self.schedule, Minibatches) or len(self.updates.cycle) == 1:
+            return self.schedule(t)
+        return self.schedule.at(t, self.updates.looks(t, self.game.seeing))
+
+    def inputs(self, t: int, weights: Float[Tensor, "*models N"] | None = None) -> Inputs:
+        """What step ``t`` sees, on the trace's device: with these weights, by default the run's own."""
+        weights = self.weights if weights is None else weights
+        indices, latents, noise = self.batch(t)
         device = self.weights.device
-        latents = self.weights.new_empty(0) if latents is None else _ordinary(latents.to(device))
-        time = self.weights.new_full((), t, dtype=torch.float64)
+        latents, noise = _there(latents, device), _there(noise, device)
+        time, turn = self.weights.new_full((), t, dtype=torch.float64), t % self.game.period
         if indices is None:
-            return StepInputs(self.data, latents, None, time)
+            return Inputs(self.data, latents, noise, weights, time, turn)
         indices = indices.to(device)
-        rows = tuple(part[indices] for part in self.data) if isinstance(self.data, tuple) else self.data[indices]
-        return StepInputs(rows, latents, indices, time)
+        rows = self.data[indices] if isinstance(self.data, Tensor) else trees.take(self.data, indices)
+        return Inputs(rows, latents, noise, weights[..., indices], time, turn, indices)
 
     def window(self, last: int | None) -> int:
         """The first step of the last ``last`` steps; all steps where it is ``None``.

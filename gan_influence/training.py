@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,23 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from gan_influence import trees
 from gan_influence.admission import check_data, check_end, check_start
-from gan_influence.checkpoint import (
-    Checkpoint,
-    DamagedFileError,
-    History,
-    open_folder,
-)
+from gan_influence.batch import Batch
 from gan_influence.checks import is_whole
 from gan_influence.devices import check_device
-from gan_influence.game import Game, Rows, first_rows
+from gan_influence.game import Game
+from gan_influence.history import Checkpoint, DamagedFileError, History, open_folder
 from gan_influence.identity import fingerprint
-from gan_influence.optim import Optimizer, Updates
 from gan_influence.progress import shown
-from gan_influence.schedule import Minibatches, Schedule
-from gan_influence.steps import states
+from gan_influence.schedules import Minibatches, RecordedBatches, Schedule
+from gan_influence.state import Start, State
+from gan_influence.step import states
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
+from gan_influence.trees import Tree
+from gan_influence.updates import Cycle, Decay, Optimizers, Updates
 
 __all__ = ["check_removal", "retrain", "train"]
 
@@ -42,15 +42,19 @@ _LOW_PRECISION = (
 @undisturbed
 def train(
     game: Game,
-    data: Rows,
-    schedule: Schedule,
+    data: Tree,
+    schedule: Schedule | Sequence[Batch],
     steps: int,
-    optimizer: Optimizer | tuple[Optimizer, Optimizer],
+    optimizer: Optimizers,
     *,
-    update: str = "simultaneous",
-    ema_decay: float | None = None,
+    update: Cycle = "simultaneous",
+    ema_decay: Decay | Mapping[str, Decay] | None = None,
+    average_buffers: str = "copy",
+    start: Start | None = None,
     memory: str | Checkpoint = "full",
     weights: Float[Tensor, " N"] | None = None,
+    record: int | None = None,
+    callback: Callable[[int, State], object] | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Trace:
@@ -58,19 +62,29 @@ def train(
 
     Args:
         game: what each player minimises. Its modules are copied, never changed.
-        data: the training rows ``(N, *instance_shape)``, in the players' data type; in a one-player game the pair
-            ``(inputs, targets)``.
-        schedule: the batch of every step, such as ``FullBatch(latents)`` or ``Minibatches(...)``.
-        steps: ``T >= 0``.
-        optimizer: one for both players, or ``(for_generator, for_discriminator)``.
-        update: ``"simultaneous"``: both players move from the same state; ``"alternating"``: within a step the
-            discriminator moves first and the generator sees it moved (TNNLS VI-C, StyleGAN); ``"turns"``: a step moves
-            one player, the discriminator at even t, the generator at odd t (ICLR Appendix A).
-        ema_decay: d in [0, 1): metrics see the average of the generator, ``a <- d a + (1 - d) phi`` after each step,
-            from the initial parameters on.
+        data: the training rows, a tensor ``(N, *instance_shape)`` or a tree of them, of any type; floating-point ones in
+            the players'. In a one-player game of the short form the pair ``(inputs, targets)``.
+        schedule: the batch of every step, such as ``FullBatch(latents)`` or ``Minibatches(...)``; or a list of batches.
+        steps: how many, ``T >= 0``.
+        optimizer: one for all players, ``{player: optimiser}``, or of a GAN ``(for_generator, for_discriminator)``.
+        update: ``"simultaneous"``: all move from the same state; ``"alternating"``: within a step one after another, of
+            a GAN the discriminator first, and the generator sees it moved (TNNLS VI-C, StyleGAN); ``"turns"``: a step
+            moves one player, the discriminator at even t, the generator at odd t (ICLR Appendix A); or a cycle of
+            players, ``["discriminator"] * 5 + ["generator"]``, of which step t moves entry t mod 6. An entry may be
+            several players, which move from the same state. In a cycle, epochs of ``Minibatches`` count the steps alone
+            that look at rows.
+        ema_decay: d in [0, 1), or a function of t: metrics see the average of the generator,
+            ``a <- d a + (1 - d) phi`` after each step, from the initial parameters on. ``{player: d}`` averages others.
+        average_buffers: of an averaged player metrics see running statistics and the like: ``"copy"``, those that
+            training has reached; or ``"average"``, averaged as the parameters are.
+        start: what the run goes on from besides the modules' parameters and buffers: optimisers' states of ``torch``,
+            an average, how many steps were done. Steps are then those still to do.
         memory: ``"full"`` keeps every state; ``"checkpoint"`` about sqrt(T) of them and replays the others; or a
             :class:`gan_influence.Checkpoint`, which can keep them in files, from where a killed run goes on.
         weights: a weight per row, 1 by default; 0 trains without the row, the denominator unchanged (TNNLS eq. 6).
+        record: keep all players' costs at every so many steps in ``trace.losses``; each takes a forward pass.
+        callback: called after each step as ``callback(t, state)``, t steps being done. What it does to the state's
+            tensors would be part of the run, but not of its replay: it should look only.
         device: where to train; by default where ``data`` is.
         progress: show a progress bar.
 
@@ -80,41 +94,80 @@ def train(
     Raises:
         TypeError: data, latents and players differ in data type, or something given is of the wrong kind.
         ValueError: empty or non-finite data, shapes that do not fit the modules, a negative number of steps, an
-            unknown ``update`` or ``memory``, a decay out of range, a folder that holds another run, a device that is
-            not there.
+            unknown ``update`` or ``memory``, a decay out of range, a start that does not fit, a folder that holds
+            another run, a device that is not there.
         OSError: the checkpoint folder is full or cannot be written to.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
+    begun, given = begin(game, data, schedule, optimizer, update, ema_decay, average_buffers, start, weights, device)
     if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+    if record is not None and (not is_whole(record) or record < 1):
+        raise ValueError(f"record must be a number of steps >= 1, or None, got {record!r}")
+    checkpoint = _check_memory(memory)
+    begun = admitted(begun, given)
+    losses: dict[str, list[Tensor]] = {}
+
+    def watch(t: int, before: State, after: State) -> None:
+        if record is not None and t % record == 0:
+            _record(begun, t, before, losses)
+        if callback is not None:
+            callback(t + 1, after)
+
+    trace, before = _extend(begun, steps, checkpoint, progress, watch)
+    if before is not None:
+        check_end(trace, before)
+    return replace(trace, losses={name: torch.stack(values) for name, values in losses.items()})
+
+
+def begin(
+    game: Game,
+    data: Tree,
+    schedule: Any,
+    optimizer: Optimizers,
+    update: Cycle,
+    ema_decay: Any,
+    average_buffers: str,
+    start: Start | None,
+    weights: Tensor | None,
+    device: torch.device | str | None,
+) -> tuple[Trace, Game]:
+    """A run before its first step, of a copy of the game; and the game as it was given."""
     if not isinstance(game, Game):
         raise TypeError(f"game must be a Game(generator, discriminator, loss=...), got {type(game).__name__}")
+    if isinstance(schedule, list | tuple):
+        schedule = RecordedBatches(schedule)
     if not callable(schedule):
         raise TypeError(
             "schedule must give the batch of step t as schedule(t), such as FullBatch(latents), "
             f"got {type(schedule).__name__}"
         )
-    checkpoint = _check_memory(memory)
+    if start is not None and not isinstance(start, Start):
+        raise TypeError(f"start must be a gi.Start(optimizer=..., average=..., step=...), got {type(start).__name__}")
     check_data(game, data)
     if torch.finfo(game.dtype).bits < 32:
-        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=3)
-    inputs = first_rows(data)
-    schedule = _fitted(schedule, inputs)
-    home = check_device(device) if device is not None else inputs.device
+        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=4)
+    size = trees.length(data)
+    schedule = _fitted(schedule, size, game.dtype)
+    home = check_device(device) if device is not None else trees.first_leaf(data).device
     given, game = game, game.snapshot(home)
-    updates = Updates(optimizer, game, update, ema_decay)
-    data = tuple(_copied(part, home) for part in data) if isinstance(data, tuple) else _copied(data, home)
-    weights = torch.ones(len(inputs)) if weights is None else torch.as_tensor(weights).detach().clone()
-    weights = weights.to(home, inputs.dtype)
-    if weights.shape != (len(inputs),) or not weights.isfinite().all():
-        raise ValueError(f"weights must be {len(inputs)} finite numbers, one a row, got shape {tuple(weights.shape)}")
-    start = updates.start(game.theta().to(home))
-    begun = Trace(game, data, schedule, updates, weights, History(start, 0, 0, 1))
+    updates = Updates(optimizer, game, update, ema_decay, start, average_buffers)
+    data = trees.mapped(lambda part: part.detach().to(home, copy=True), data)
+    weights = torch.ones(size) if weights is None else torch.as_tensor(weights).detach().clone()
+    weights = weights.to(home, game.dtype)
+    if weights.shape != (size,) or not weights.isfinite().all():
+        raise ValueError(f"weights must be {size} finite numbers, one a row, got shape {tuple(weights.shape)}")
+    first = 0 if start is None else start.step
+    state = State(updates.start(game.theta().to(home), game), {})
+    return Trace(game, data, schedule, updates, weights, History(state, first, first, 1)), given
+
+
+def admitted(begun: Trace, given: Game) -> Trace:
+    """The run, looked at before it is trained, with the buffers that its calls change."""
     check_start(begun, given)
-    trace, before = _extend(begun, steps, checkpoint, progress)
-    if before is not None:
-        check_end(trace, before)
-    return trace
+    held = begun.updates.held_at_start(begun.game.held())
+    state = State(begun.state().moving, held)
+    return replace(begun, history=History(state, begun.first, begun.first, 1), _segment={})
 
 
 @undisturbed
@@ -146,7 +199,7 @@ def retrain(
     weights[check_removal(removed, trace.size, "removed")] = 0
     start = trace.window(last)
     history = History(trace.state(start), start, start, 1)
-    begun = replace(trace, weights=weights, history=history, keep_graphs=False, _segment={})
+    begun = replace(trace, weights=weights, history=history, keep_graphs=False, losses={}, _segment={})
     return _extend(begun, trace.steps - start, checkpoint, progress)[0]
 
 
@@ -173,7 +226,13 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     return list(rows)
 
 
-def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) -> tuple[Trace, Tensor | None]:
+def _extend(
+    begun: Trace,
+    steps: int,
+    checkpoint: Checkpoint,
+    progress: bool,
+    watch: Callable[[int, State, State], None] | None = None,
+) -> tuple[Trace, State | None]:
     """Go on from the end of ``begun``, which holds one state; and the state before the last step, if one was taken."""
     first, last = begun.first, begun.first + steps
     every = checkpoint.every or max(round(math.sqrt(steps)), 1)
@@ -187,11 +246,21 @@ def _extend(begun: Trace, steps: int, checkpoint: Checkpoint, progress: bool) ->
     todo = tqdm(range(reached, last), desc="training", unit="step", disable=not shown(progress))
     for after, following in states(trace, state, trace.weights, todo):
         history.keep(after, following)
+        if watch is not None:
+            watch(after - 1, state, following)
         before, state = state, following
     return trace, before
 
 
-def _resume(history: History) -> tuple[int, Float[Tensor, "rows d"]]:
+def _record(trace: Trace, t: int, state: State, losses: dict[str, list[Tensor]]) -> None:
+    """Keep what all players pay at step ``t``, from the state before it."""
+    with torch.no_grad():
+        costs, _ = trace.game.losses(state.moving[0], trace.inputs(t), state.held)
+    for name, cost in {"step": torch.tensor(t), **costs}.items():
+        losses.setdefault(name, []).append(cost)
+
+
+def _resume(history: History) -> tuple[int, State]:
     """The latest step up to which all kept states are there, and its state."""
     reached, state = history.first, history.load(history.first)
     for t in history.kept(history.first + 1, history.last) if history.folder is not None else []:
@@ -201,7 +270,7 @@ def _resume(history: History) -> tuple[int, Float[Tensor, "rows d"]]:
             if history.holds(t):
                 warnings.warn(f"{error}: training goes on from step {reached}", RuntimeWarning, stacklevel=4)
             break
-        if not found.isfinite().all():  # left by a run that diverged: it is to say again where
+        if not found.moving.isfinite().all():  # left by a run that diverged: it is to say again where
             break
         reached, state = t, found
     return reached, state
@@ -215,14 +284,10 @@ def _check_memory(memory: str | Checkpoint) -> Checkpoint:
     return Checkpoint(every=1) if memory == "full" else Checkpoint()
 
 
-def _fitted(schedule: Schedule, inputs: Tensor) -> Schedule:
-    """Minibatches of this data, with latents of its type."""
+def _fitted(schedule: Schedule, size: int, dtype: torch.dtype) -> Schedule:
+    """Minibatches of this data, with latents of the players' type."""
     if not isinstance(schedule, Minibatches):
         return schedule
-    if schedule.size != len(inputs):
-        raise ValueError(f"the schedule is made for {schedule.size} rows, but the data has {len(inputs)}")
-    return schedule if schedule.dtype is not None else replace(schedule, dtype=inputs.dtype)
-
-
-def _copied(part: Tensor, home: torch.device) -> Tensor:
-    return part.detach().to(home, copy=True)
+    if schedule.size != size:
+        raise ValueError(f"the schedule is made for {schedule.size} rows, but the data has {size}")
+    return schedule if schedule.dtype is not None else replace(schedule, dtype=dtype)

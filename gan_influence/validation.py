@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gan_influence.checks import is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
-from gan_influence.metrics.metric import Metric, metric_values
+from gan_influence.metrics.metric import Measurable, metric_value
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
@@ -73,7 +73,7 @@ class Agreement:
 @undisturbed
 def validate(
     trace: Trace,
-    metric: Metric,
+    metric: Measurable,
     scores: Float[Tensor, " N"],
     rows: int | Iterable[int] = 8,
     seed: int = 0,
@@ -240,9 +240,9 @@ def _named(rows: list[int], candidates: list[int]) -> list[int]:
     return rows
 
 
-def _half_a_unit(trace: Trace, metric: Metric) -> float:
+def _half_a_unit(trace: Trace, metric: Measurable) -> float:
     """Of the metric's own last place, at the end of the run: no difference is known more closely."""
-    value = metric_values(metric, trace.game, trace.seen().unsqueeze(0))
+    value = metric_value(metric, trace.game, trace.seen(), trace.held())
     return torch.finfo(value.dtype).eps / 2 * abs(float(value))
 
 

@@ -345,7 +345,7 @@ def test_a_long_stochastic_series_stays_exact_and_has_the_bits_of_the_eager_one(
     recorded = gi.aid(trace, problem.metric(), terms=200)
     assert len(alive) < 120
     assert relative_error(recorded, dense_stochastic_aid(problem, trace.theta(), 200, weights=trace.weights)) < 1e-11
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert same_bits(recorded, gi.aid(copy.copy(trace), problem.metric(), terms=200))  # a copy has no recordings
 
 
@@ -358,15 +358,15 @@ def test_batches_of_either_size_are_recorded_with_the_bits_of_the_eager_ones(mon
         series = gi.aid(trace, problem.metric(), terms=[3, 30], at=[2, 5], damping=0.1)
         return series, gi.aid(trace, problem.metric(), solver="gmres")
 
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 5)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 5)
     recorded = run()
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert all(same_bits(one, other) for one, other in zip(recorded, run(), strict=True))
 
 
 def test_a_run_is_recorded_once_for_all_of_its_series(monkeypatch):
     """Also at other parameters, those of another stop."""
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 2)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 2)
     problem = in_minibatches(lqgan, l2=(0.3, 0.2))
     trace = problem.train(STEPS)
     gi.aid(trace, problem.metric(), terms=12)  # two batches of 4 rows, and more of 5

@@ -255,9 +255,9 @@ def test_recorded_products_have_the_bits_of_the_eager_ones(monkeypatch, schedule
     def scores():
         return gi.aid(copy.copy(trace), problem.metric(), terms=2, newton=1)
 
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 2)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 2)
     recorded = scores()
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert same_bits(recorded, scores())
 
 

@@ -207,7 +207,7 @@ def longer_run():
 @each_way
 def test_at_most_2_2_roots_of_t_states_are_alive(keep_graphs, monkeypatch):
     # T / k + k + 2 of them: below T = 100 the 2 would be too much.
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     states, all_of_them = longer_run()
     with StatesAlive(states) as alive:
         scores_of(train(gi.Checkpoint(keep_graphs=keep_graphs), **LONGER))
@@ -216,7 +216,7 @@ def test_at_most_2_2_roots_of_t_states_are_alive(keep_graphs, monkeypatch):
 
 
 def test_in_a_folder_no_more_states_are_alive_than_a_segment_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     with StatesAlive(longer_run()[0]) as alive:
         scores_of(train(gi.Checkpoint(folder=tmp_path), **LONGER))
     assert alive.most <= 10 + 4

@@ -11,7 +11,7 @@ from scipy.signal import correlate2d
 from scipy.special import expit
 from torch.nn.functional import cross_entropy
 
-from gan_influence.checkpoint import DamagedFileError, Folder
+from gan_influence.history import DamagedFileError, Folder
 from gan_influence.models.classifier import (
     Classifier,
     _loss,

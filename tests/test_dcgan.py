@@ -322,7 +322,7 @@ def test_recorded_steps_have_the_bits_of_the_eager_ones(monkeypatch):
     problem = tiny(data=normal(1, 6, 1, 3, 3).tanh(), reference=normal(3, 1, 3, 3))
 
     def run(eager_calls):
-        monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", eager_calls)
+        monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", eager_calls)
         schedule = gi.Minibatches(6, 3, latent_shape=(3,), seed=0)
         trace, metric = gi.train(game, problem.data, schedule, 6, gi.SGD(0.1)), Likeness(problem)
         return trace.states, gi.itd(trace, metric, at=[6, 5]), gi.counterfactual(trace, metric, [[0], [1, 2]])
@@ -338,7 +338,7 @@ def test_steps_of_the_published_players_are_recorded_in_either_precision(monkeyp
     """Images of one channel may have any stride along it: the recording has to take the layout that the step has."""
 
     def run(eager_calls):
-        monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", eager_calls)
+        monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", eager_calls)
         generator, discriminator = gi.models.dcgan(2, pixels, seed=0)
         game = gi.Game(generator.to(dtype), discriminator.to(dtype), loss="non_saturating")
         images = normal(4, 4, 1, pixels, pixels).tanh().to(dtype)

@@ -108,7 +108,7 @@ def test_steps_captured_as_cuda_graphs_give_the_bits_of_the_others(cuda, monkeyp
     memory = gi.Checkpoint(keep_graphs=keep_graphs)
 
     def run(eager_calls):
-        monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", eager_calls)
+        monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", eager_calls)
         trace = dcgan_run(cuda, 30, torch.float32, memory=memory)
         metrics = image_metrics(torch.float32)
         truth = gi.counterfactual(trace, metrics, [[1], [2]], last=20)

@@ -372,14 +372,14 @@ def test_other_targets_are_another_run(tmp_path):
 @pytest.mark.parametrize("optimizer", [gi.SGD(0.1), gi.Adam(0.01)])
 def test_long_runs_have_the_bits_of_the_eager_ones(optimizer, monkeypatch):
     of = task("cross-entropy", schedule=gi.Minibatches(N, 7, seed=3))
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 5)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 5)
 
     def run():
         trace = of.train(12, optimizer)
         return trace.states, gi.itd(trace, of.metric()), gi.counterfactual(trace, of.metric(), [[1], [2, 3]])
 
     recorded = run()
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     for one, other in zip(recorded, run(), strict=True):
         assert same_bits(one, other)
 

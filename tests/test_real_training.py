@@ -366,7 +366,7 @@ def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(name, order, steps
         return trace.state(), gi.itd(trace, problem.metric(), **options)
 
     recorded = run()
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     for one, other in zip(recorded, run(), strict=True):
         assert same_bits(one, other)
 
@@ -374,10 +374,10 @@ def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(name, order, steps
 @pytest.mark.bits
 def test_long_retrainings_together_have_the_bits_of_the_eager_ones(monkeypatch):
     problem = minibatch_mlp(n=10)
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 5)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 5)
     trace = train(problem, "adam-and-sgd", "alternating", 0.9, 12)
     recorded = gi.counterfactual(trace, problem.metric(), [[1], [2, 3]])
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert same_bits(recorded, gi.counterfactual(trace, problem.metric(), [[1], [2, 3]]))
 
 
@@ -385,9 +385,9 @@ def test_long_retrainings_together_have_the_bits_of_the_eager_ones(monkeypatch):
 def test_long_sweeps_with_several_stops_have_the_bits_of_the_eager_ones(monkeypatch):
     problem = minibatch_mlp(n=10)
     trace = train(problem, "rmsprop-centered-momentum", "turns", 0.9, 20)
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 5)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 5)
     recorded = gi.itd(trace, problem.metric(), at=[20, 19])
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert same_bits(recorded, gi.itd(trace, problem.metric(), at=[20, 19]))
 
 

@@ -14,7 +14,7 @@ from games import GAMES, Adaptive, minibatch_mlp, normal, same_bits
 import gan_influence as gi
 from gan_influence import adjoint, recording, steps
 from gan_influence.optim import Updates
-from gan_influence.recording import Recorded, RecordedLinearisation
+from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.replay.cuda import Graph
 from gan_influence.replay.graph import traced
 
@@ -47,7 +47,7 @@ def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(make, monkeypatch)
         return trace.states, *scores, gi.counterfactual(trace, problem.metric(), [[1], [2, 3]])
 
     recorded = run()
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     for one, other in zip(recorded, run(), strict=True):
         assert same_bits(one, other)
 
@@ -55,7 +55,7 @@ def test_long_runs_and_sweeps_have_the_bits_of_the_eager_ones(make, monkeypatch)
 def test_the_time_of_a_step_is_an_input_of_its_recording(monkeypatch):
     problem = GAMES["lqgan"]()
     recorded = problem.train(150, optimizer=Adaptive(0.01)).states
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     assert same_bits(recorded, problem.train(150, optimizer=Adaptive(0.01)).states)
 
 

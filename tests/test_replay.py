@@ -13,7 +13,7 @@ from games import normal, same_bits
 from torch import nn
 
 import gan_influence as gi
-from gan_influence.recording import Recorded, RecordedLinearisation
+from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.replay.graph import difference, traced
 from gan_influence.replay.split import split
 
@@ -212,7 +212,7 @@ METRIC = gi.metrics.AverageLogLikelihood(normal(3, 6, 2).float(), normal(4, 5, 2
 def assert_same_as_unrecorded(make, steps, monkeypatch):
     trace = make(steps)
     scores = gi.itd(trace, METRIC)
-    monkeypatch.setattr("gan_influence.recording._EAGER_CALLS", 10**9)
+    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
     expected = make(steps)
     assert same_bits(trace.states, expected.states)
     assert same_bits(scores, gi.itd(expected, METRIC))

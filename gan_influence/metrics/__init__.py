@@ -5,8 +5,9 @@ from gan_influence.metrics.discriminator_loss import DiscriminatorLoss
 from gan_influence.metrics.frechet import FrechetDistance
 from gan_influence.metrics.inception import InceptionScore
 from gan_influence.metrics.likelihood import AverageLogLikelihood
-from gan_influence.metrics.metric import Metric
+from gan_influence.metrics.metric import Metric, measure
 from gan_influence.metrics.neighbours import PrecisionRecallDensityCoverage, precision_recall_density_coverage
+from gan_influence.metrics.player_loss import PlayerLoss
 
 __all__ = [
     "AverageLogLikelihood",
@@ -15,6 +16,8 @@ __all__ = [
     "FrechetDistance",
     "InceptionScore",
     "Metric",
+    "PlayerLoss",
     "PrecisionRecallDensityCoverage",
+    "measure",
     "precision_recall_density_coverage",
 ]

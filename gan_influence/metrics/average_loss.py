@@ -5,17 +5,17 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.game import Players
 from gan_influence.losses import check_targets
 from gan_influence.metrics.inputs import check_rows
-from gan_influence.metrics.metric import measure
+from gan_influence.metrics.metric import MeasuredOnTraces
+from gan_influence.metrics.player_loss import test_batch
+from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import Trace
 
 __all__ = ["AverageLoss"]
 
 
-class AverageLoss:
+class AverageLoss(MeasuredOnTraces):
     """The game's own loss, averaged over test pairs: smaller is better, in the loss's units::
 
         E = (1/n) sum_i loss(f(psi, x'_i), y'_i)
@@ -25,6 +25,8 @@ class AverageLoss:
     Args:
         inputs: x', ``(n, *instance_shape)``, apart from those of training.
         targets: y', n of them, as the game's loss takes them.
+        each: instead of the average each pair's own loss, ``(n,)``: its scores, ``(n, N)``, tell which rows matter to
+            which test point, in one sweep.
 
     Raises:
         TypeError: inputs are no floating-point tensor, or targets no tensor.
@@ -32,7 +34,7 @@ class AverageLoss:
     """
 
     @undisturbed
-    def __init__(self, inputs: Float[Tensor, "n *instance"], targets: Tensor):
+    def __init__(self, inputs: Float[Tensor, "n *instance"], targets: Tensor, each: bool = False):
         check_rows("inputs", inputs)
         if not isinstance(targets, Tensor):
             raise TypeError(f"targets must be a tensor, got {type(targets).__name__}")
@@ -42,14 +44,11 @@ class AverageLoss:
             )
         if not targets.isfinite().all():
             raise ValueError("targets contains NaN or infinity")
+        self.each = each
         self.inputs = inputs.detach().clone()
         self.targets = targets.detach().clone()
 
-    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
-        """The metric at the end of the run."""
-        return measure(self, trace)
-
-    def value(self, players: Players) -> Float[Tensor, ""]:
+    def value(self, players: Players) -> Float[Tensor, "*n"]:
         """The metric of this model, differentiable.
 
         Raises:
@@ -57,19 +56,19 @@ class AverageLoss:
             ValueError: the loss takes no such targets (:func:`gan_influence.losses.check_targets`), or it does not give
                 one cost a pair.
         """
-        if not players.game.one_player:
+        if "model" not in players.parameters:
             raise TypeError("AverageLoss measures one-player games, but this game has two players: use another metric")
-        if players.psi.dtype != self.inputs.dtype:
+        game, dtype = players.game, players.parameters["model"].dtype
+        if dtype != self.inputs.dtype:
             raise TypeError(
-                f"the model's parameters are {players.psi.dtype}, but the metric's inputs are {self.inputs.dtype}: "
+                f"the model's parameters are {dtype}, but the metric's inputs are {self.inputs.dtype}: "
                 "convert one of them"
             )
-        check_targets(players.game.loss, self.targets)
-        outputs = players.outputs(self.inputs)
-        costs = players.game.loss(outputs, self.targets.to(outputs.device))
+        check_targets(game.loss, self.targets)
+        costs = game.costs(players, test_batch(game, (self.inputs, self.targets))).rows["model"]
         if costs.shape != (len(self.inputs),):
             raise ValueError(
                 f"the loss gave shape {tuple(costs.shape)} for {len(self.inputs)} pairs: it must give one cost a pair; "
-                f"outputs are {tuple(outputs.shape)}, targets {tuple(self.targets.shape)}"
+                f"targets are {tuple(self.targets.shape)}"
             )
-        return costs.mean()
+        return costs if self.each else costs.mean()

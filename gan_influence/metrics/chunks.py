@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gan_influence.checks import is_whole
 from gan_influence.devices import repeatable
-from gan_influence.game import Players
+from gan_influence.players import Players
 
 __all__ = [
     "Frozen",
@@ -88,7 +88,7 @@ def generated_in_chunks(
         return function(players.generate(part))
 
     rebuilt = partial(checkpoint, outputs, use_reentrant=False, preserve_rng_state=False)
-    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not _is_transformed(players.phi)
+    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not _is_transformed(players.parameters["generator"])
     return in_chunks(rebuilt if rebuilds else outputs, latents, chunk)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.game import Players
+from gan_influence.gans import GAN
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
-from gan_influence.metrics.metric import measure
+from gan_influence.metrics.metric import MeasuredOnTraces
+from gan_influence.metrics.player_loss import test_batch
+from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import Trace
 
 __all__ = ["DiscriminatorLoss"]
 
 
-class DiscriminatorLoss:
-    """``L_D`` without its regulariser, away from the training rows (ICLR 5.2): smaller is better, in the loss's units::
+class DiscriminatorLoss(MeasuredOnTraces):
+    """``L_D`` without its regulariser and penalties, away from the training rows (ICLR 5.2): smaller is better, in the loss's units::
 
         E = (1/n) sum_i real(D(psi, x'_i)) + (1/K) sum_k fake(D(psi, G(phi, z'_k)))
 
@@ -47,10 +50,6 @@ class DiscriminatorLoss:
         self.reference = reference.detach().clone()
         self.latents = latents.detach().clone()
 
-    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
-        """The metric at the end of the run."""
-        return measure(self, trace)
-
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable in both."""
         check_generator("DiscriminatorLoss", players, self.latents.dtype)
@@ -60,6 +59,7 @@ class DiscriminatorLoss:
                 f"the generator makes rows of shape {tuple(generated.shape[1:])}, "
                 f"but the metric's reference has rows of shape {tuple(self.reference.shape[1:])}"
             )
-        loss = players.game.loss
-        real, fake = players.discriminate(self.reference), players.discriminate(generated)
-        return loss.real(real).mean() + loss.fake(fake).mean()
+        game = players.game
+        batch = test_batch(game, self.reference, self.latents)
+        costs = replace(game.cost, penalties=())(players, batch) if isinstance(game.cost, GAN) else game.costs(players, batch)
+        return costs.rows["discriminator"].mean() + costs.rest["discriminator"]

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gan_influence.game import Players
 from gan_influence.metrics.chunks import (
     Frozen,
     check_chunk,
@@ -22,14 +21,14 @@ from gan_influence.metrics.chunks import (
     in_chunks,
 )
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
-from gan_influence.metrics.metric import measure
+from gan_influence.metrics.metric import MeasuredOnTraces
+from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import Trace
 
 __all__ = ["FrechetDistance"]
 
 
-class FrechetDistance:
+class FrechetDistance(MeasuredOnTraces):
     """FID (Heusel et al. 2017; TNNLS VI-A2, Appendix C-A; ICLR C.1): smaller is better; in a feature's unit, squared.
 
     The squared Fréchet distance between two Gaussians with the mean and the covariance (divided by n - 1) of the
@@ -108,10 +107,6 @@ class FrechetDistance:
             self.mean = of_reference.mean(0)
             self.factor = torch.linalg.qr(of_reference - self.mean, mode="r").R / math.sqrt(len(reference) - 1)
         _warn_of_singular_covariances(len(self.mean), {"reference rows": len(reference), "latents": len(latents)})
-
-    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
-        """The metric at the end of the run."""
-        return measure(self, trace)
 
     def check(self, players: Players) -> None:
         """Does the generator make each image by itself?

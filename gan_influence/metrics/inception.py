@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence.checks import is_real
-from gan_influence.game import Players
 from gan_influence.metrics.chunks import (
     Frozen,
     check_chunk,
@@ -20,14 +19,14 @@ from gan_influence.metrics.chunks import (
     generated_in_chunks,
 )
 from gan_influence.metrics.inputs import check_generator, check_rows
-from gan_influence.metrics.metric import measure
+from gan_influence.metrics.metric import MeasuredOnTraces
+from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import Trace
 
 __all__ = ["InceptionScore"]
 
 
-class InceptionScore:
+class InceptionScore(MeasuredOnTraces):
     """IS (Salimans et al. 2016; TNNLS VI-A2, C-A; ICLR 3.2, C.1): larger is better, from 1 to the number of classes.
 
     With ``p(y | k) = softmax(classifier(G(phi, z_k)))`` and its mean ``p(y)`` over K generated images::
@@ -81,10 +80,6 @@ class InceptionScore:
         self.classifier = Frozen("classifier", classifier, latents.dtype)
         self.latents = latents.detach().clone()
         self.logarithm, self.chunk = logarithm, chunk
-
-    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
-        """The metric at the end of the run."""
-        return measure(self, trace)
 
     def check(self, players: Players) -> None:
         """Are images made and classified each by itself, and into logits?

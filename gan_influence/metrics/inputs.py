@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_influence.game import Players
+from gan_influence.players import Players
 
 __all__ = ["check_generator", "check_reference_and_latents", "check_rows"]
 
@@ -47,10 +47,14 @@ def check_generator(metric: str, players: Players, dtype: torch.dtype) -> None:
     Raises:
         TypeError: it has not, or they are not.
     """
-    if players.game.one_player:
-        raise TypeError(f"{metric} measures a generator, but this game has one player: use AverageLoss, or a GAN")
-    if players.phi.dtype != dtype:
+    if "generator" not in players.parameters:
         raise TypeError(
-            f"the generator's parameters are {players.phi.dtype}, but the metric's latents and reference are "
+            f"{metric} measures a generator, but this game's players are {', '.join(players.parameters)}: use "
+            "AverageLoss or PlayerLoss, or a GAN"
+        )
+    of_generator = players.parameters["generator"].dtype
+    if of_generator != dtype:
+        raise TypeError(
+            f"the generator's parameters are {of_generator}, but the metric's latents and reference are "
             f"{dtype}: convert one of them"
         )

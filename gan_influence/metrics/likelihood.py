@@ -9,17 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.checks import is_real
-from gan_influence.game import Players
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
 from gan_influence.metrics.log_sums import lie_apart, mean_log_sum
-from gan_influence.metrics.metric import measure
+from gan_influence.metrics.metric import MeasuredOnTraces
+from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
-from gan_influence.trace import Trace
 
 __all__ = ["AverageLogLikelihood"]
 
 
-class AverageLogLikelihood:
+class AverageLogLikelihood(MeasuredOnTraces):
     r"""ALL (TNNLS VI-A1, Appendix C-A; ICLR C.1): larger is better; in nats per reference row.
 
     A Gaussian kernel of bandwidth h on each of K generated points ``g_k = G(phi, z_k)`` in dimension d::
@@ -65,10 +64,6 @@ class AverageLogLikelihood:
         self.latents = latents.detach().clone()
         self.bandwidth = float(bandwidth)
         self.apart = lie_apart(self.centered, 1 / self.bandwidth**2)
-
-    def __call__(self, trace: Trace) -> Float[Tensor, ""]:
-        """The metric at the end of the run."""
-        return measure(self, trace)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable."""

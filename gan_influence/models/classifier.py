@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, max_pool2d
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from tqdm import tqdm
 
-from gan_influence.checkpoint import DamagedFileError, Folder
+from gan_influence.history import DamagedFileError, Folder
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import gan_influence as gi
-from gan_influence.checkpoint import DamagedFileError, digest
+from gan_influence.history import DamagedFileError, digest
 from reports.experiment import Quantity, Settings
 from reports.experiments.agreement import ERROR, relative_error
 from reports.experiments.curves import LINE, along, times

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
-from gan_influence.schedule import Schedule
+from gan_influence.schedules import Schedule
 from verification import games, unrolled
 from verification.claims.tnnls_b_extensions import Reshuffled, scores_of_query
 from verification.judge import at_most, close, correction, observed_order, relative, richardson, slope

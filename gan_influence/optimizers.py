@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from gan_influence.checks import is_real
-from gan_influence.game import BOTH, Game, Moving
 
-__all__ = ["ORDERS", "SGD", "Adam", "AdamW", "InverseSqrt", "Optimizer", "Phase", "RMSProp", "Updates"]
+__all__ = ["SGD", "Adam", "AdamW", "InverseSqrt", "Optimizer", "RMSProp", "from_torch", "rates_of"]
 
 LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
@@ -257,154 +256,6 @@ def _root(second: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, second).sqrt())
 
 
-class Phase(NamedTuple):
-    """A part of a step: the players that move at once, and whether the step ends with it."""
-
-    moving: Moving
-    ends_step: bool
-
-
-_ONLY_DISCRIMINATOR, _ONLY_GENERATOR = Moving(False, True), Moving(True, False)
-ORDERS = ("simultaneous", "alternating", "turns")
-
-
-class Updates:
-    """How a state moves: both players' optimisers, the order of their moves, and the average of the generator.
-
-    Args:
-        optimizer: one for both players, or ``(for_generator, for_discriminator)``.
-        game: whose players.
-        order: ``"simultaneous"``: both move at once, from the same state (TNNLS eq. 3, ICLR eq. 3).
-            ``"alternating"``: within a step the discriminator moves first, and the generator sees it moved.
-            ``"turns"``: a step moves one player, the discriminator at t = 0, 2, ..., the generator at t = 1, 3, ...
-            (ICLR Appendix A). An optimiser's ``step`` counts its own updates.
-        decay: of the generator's average ``a <- decay * a + (1 - decay) * phi`` after each step, from the
-            initial parameters on; ``None`` for no average.
-
-    Attributes:
-        rows: of a state.
-        seen: the row that a metric sees: 0, or the last where the generator is averaged. There it holds the
-            average beside the discriminator's own parameters.
-
-    Raises:
-        TypeError: something given is no optimiser.
-        ValueError: an unknown order; turns in a one-player game; a decay outside [0, 1).
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer | tuple[Optimizer, Optimizer],
-        game: Game,
-        order: str = "simultaneous",
-        decay: float | None = None,
-    ):
-        pair = optimizer if isinstance(optimizer, tuple | list) else (optimizer, optimizer)
-        if len(pair) != 2 or not all(isinstance(one, Optimizer) for one in pair):
-            raise TypeError(
-                f"optimizer must be an optimiser such as SGD(lr=0.01), or a pair (for_generator, for_discriminator), "
-                f"got {optimizer!r}; known optimisers: SGD, RMSProp, Adam, AdamW"
-            )
-        if order not in ORDERS:
-            raise ValueError(f"unknown update {order!r}; known: {', '.join(ORDERS)}")
-        if game.one_player and order != "simultaneous":
-            raise ValueError(f"update={order!r} needs two players, but this is a one-player game")
-        if decay is not None and not (is_real(decay) and 0 <= decay < 1):
-            raise ValueError(f"ema_decay must be a number in [0, 1), or None, got {decay!r}")
-        if game.one_player and decay is not None:
-            raise ValueError("ema_decay averages the generator, but this is a one-player game")
-        self.pair: tuple[Optimizer, Optimizer] = (pair[0], pair[1])
-        self.sizes = [game.generator.size, game.discriminator.size]
-        self.order, self.decay = order, decay
-        self.core = 1 + max(one.buffers for one in pair)
-        self.rows = self.core + (decay is not None)
-        self.seen = 0 if decay is None else self.rows - 1
-        of_average = [
-            game.theta().new_full((size,), keep) for size, keep in zip(self.sizes, (decay or 0, 0), strict=True)
-        ]
-        self.keep = torch.cat(of_average)
-
-    def start(self, theta: Float[Tensor, "*models d"]) -> Float[Tensor, "*models rows d"]:
-        """The state before the first step: the parameters, buffers of zeros, and the average at the parameters."""
-        state = theta.new_zeros(*theta.shape[:-1], self.rows, theta.shape[-1])
-        state[..., 0, :] = theta
-        state[..., self.seen, :] = theta
-        return state
-
-    def phases(self, t: int) -> tuple[Phase, ...]:
-        """The parts of step ``t``, in order."""
-        if self.order == "simultaneous":
-            return (Phase(BOTH, True),)
-        if self.order == "alternating":
-            return Phase(_ONLY_DISCRIMINATOR, False), Phase(_ONLY_GENERATOR, True)
-        return (Phase(_ONLY_GENERATOR if t % 2 else _ONLY_DISCRIMINATOR, True),)
-
-    def __call__(
-        self,
-        phase: Phase,
-        time: Float[Tensor, ""],
-        state: Float[Tensor, "*models rows d"],
-        gradient: Float[Tensor, "*models d"],
-    ) -> Float[Tensor, "*models rows d"]:
-        """The state after one phase of step ``time``."""
-        if self.decay is None:
-            return self._move(phase.moving, time, state, gradient)
-        moved = self._move(phase.moving, time, state[..., :-1, :], gradient)
-        average = state[..., -1:, :]
-        if phase.ends_step:
-            average = self.keep * average + (1 - self.keep) * moved[..., :1, :]
-        return torch.cat([moved, average], dim=-2)
-
-    def _move(self, moving: Moving, time: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
-        step = torch.div(time, 2, rounding_mode="floor") if self.order == "turns" else time
-        one, other = self.pair
-        if moving == BOTH and one is other and getattr(one, "elementwise", False):  # fewer operations for small games
-            return one.update(step, state, gradient)
-        parts = []
-        for one, moves, part, slope in zip(
-            self.pair, moving, state.split(self.sizes, dim=-1), gradient.split(self.sizes, dim=-1), strict=True
-        ):
-            if moves:
-                used = 1 + one.buffers
-                part = torch.cat([one.update(step, part[..., :used, :], slope), part[..., used:, :]], dim=-2)
-            parts.append(part)
-        return torch.cat(parts, dim=-1)
-
-    def pull_back(
-        self,
-        phase: Phase,
-        time: Float[Tensor, ""],
-        state: Float[Tensor, "rows d"],
-        gradient: Float[Tensor, " d"],
-        cotangent: Float[Tensor, "*stops rows d"],
-    ) -> tuple[Float[Tensor, "*stops rows d"], Float[Tensor, "*stops d"]]:
-        """The cotangents of the phase's input state and of its gradient, given the cotangent of its output state."""
-        with torch.enable_grad():
-            state = state.expand_as(cotangent).detach().requires_grad_()
-            gradient = gradient.expand(*cotangent.shape[:-2], -1).detach().requires_grad_()
-            after = self(phase, time, state, gradient)
-        of_state, of_gradient = torch.autograd.grad(after, (state, gradient), cotangent, materialize_grads=True)
-        return of_state, of_gradient
-
-    def learning_rates(self, like: Float[Tensor, "*models d"], t: int) -> Float[Tensor, " d"]:
-        """Each parameter's learning rate at step ``t``."""
-        return self._of_players(like, self.rates(t))
-
-    def rates(self, t: int) -> list[float]:
-        """Each player's learning rate at step ``t``: in turns that of its own last update up to ``t``."""
-        steps = (max(t - 1, 0) // 2, t // 2) if self.order == "turns" else (t,) * len(self.pair)
-        return [
-            float(_at(one.lr, torch.tensor(step, dtype=torch.float64)))
-            for one, step in zip(self.pair, steps, strict=True)
-        ]
-
-    def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
-        """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""
-        return self._of_players(like, [float(getattr(one, "weight_decay", 0.0)) for one in self.pair])
-
-    def _of_players(self, like: Tensor, numbers: list[float]) -> Float[Tensor, " d"]:
-        return torch.cat([like.new_full((n,), number) for n, number in zip(self.sizes, numbers, strict=True)])
-
-
 def _check_rate(lr: object) -> None:
     if isinstance(lr, LRScheduler):
         raise ValueError(
@@ -434,3 +285,11 @@ def _check_decay(name: str, value: object) -> None:
 def _check_second_moment(how: object) -> None:
     if how not in ("exact", "frozen"):
         raise ValueError(f'second_moment must be "exact" or "frozen", got {how!r}')
+
+
+def from_torch(*args):
+    raise NotImplementedError
+
+
+def rates_of(optimizer, step):
+    return float(_at(optimizer.lr, step))

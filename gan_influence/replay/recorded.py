@@ -18,63 +18,72 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from gan_influence import trees
 from gan_influence.devices import repeatable
 from gan_influence.replay.cuda import captured
 from gan_influence.replay.graph import UnrecordableError, difference, traced
 from gan_influence.replay.split import split
+from gan_influence.trees import Tree
 
 __all__ = ["PullBack", "Recorded", "RecordedLinearisation"]
 
-Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
-PullBack = Callable[[Tensor], tuple[Tensor, ...]]
+PullBack: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
+Flat: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 _EAGER_CALLS = 64  # recording takes as long as about a hundred calls
 _ALL_COMPARED = 2  # first replays, so that there giving a recording up is in time
 _TRACING = threading.RLock()  # torch traces one function at a time
 
 
-class Recorded(Generic[Outputs]):
+class Recorded:
     """``function``, recorded once it has been called often with tensors of the same shapes, layouts and types.
 
     Args:
-        function: takes tensors only and returns a tensor or a tuple of them, without side effects. What it closes
-            over must not change between calls.
+        function: takes trees of tensors and returns one, without side effects. What it closes over must not change
+            between calls. Here, and nowhere else, trees are taken apart.
         record_after: how many calls are made before.
 
     Raises:
         RuntimeError: a late comparison found that the function is not the same at every call.
     """
 
-    def __init__(self, function: Callable[..., Outputs], record_after: int | None = None):
-        self._function: Callable[..., Outputs] = function
-        self._replays: _Replays[_Compared[Outputs]] = _Replays(record_after)
+    def __init__(self, function: Callable[..., Tree], record_after: int | None = None):
+        self._function = function
+        self._replays: _Replays[_Compared] = _Replays(record_after)
 
-    def __call__(self, *tensors: Tensor) -> Outputs:
-        signature = _signature(tensors)
-        with repeatable(tensors[0].device):
+    def __call__(self, *arguments: Tree) -> Tree:
+        leaves: list[Tensor] = []
+        form = trees.form(arguments, leaves)
+        signature = form, _signature(leaves)
+        with repeatable(leaves[0].device):
             replay = self._replays.get(signature)
-            if replay is not None and replay.holds(*tensors):
+            if replay is not None and replay.holds(*leaves):
                 with torch.no_grad():
-                    return replay.replay(*tensors)
+                    return replay.form.tree(replay.replay(*leaves))
             if replay is None and self._replays.is_due(signature):
-                self._replays.record(signature, partial(self._record, *tensors))
-            return self._function(*tensors)
+                self._replays.record(signature, partial(self._record, form, *leaves))
+            return self._function(*arguments)
 
-    def _record(self, *tensors: Tensor) -> _Compared[Outputs]:
-        return _Compared(self._function, _on_device(_verified(self._function, *tensors).forward, *tensors))
+    def _record(self, form: Any, *leaves: Tensor) -> _Compared:
+        of_result = _Form()
+
+        def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
+            return of_result.leaves(self._function(*trees.build(form, iter(leaves))))
+
+        return _Compared(flat, _on_device(_verified(flat, *leaves).forward, *leaves), of_result)
 
 
 class RecordedLinearisation:
     """``linearise``, recorded in two parts: what does not depend on the cotangent, and what does.
 
     Args:
-        linearise: ``(*tensors) -> (value, pull_back)`` with ``pull_back(cotangent) -> tuple of tensors``, without side
-            effects.
+        linearise: ``(*trees) -> (value, pull_back)`` with ``pull_back(cotangent) -> tuple of tensors``, without side
+            effects; the value is a tree.
         record_after: how many calls are made before.
 
     The first part computes the value and everything that ``pull_back`` needs; many of them can be kept before the
@@ -85,52 +94,77 @@ class RecordedLinearisation:
         RuntimeError: a late comparison found that the function is not the same at every call.
     """
 
-    def __init__(self, linearise: Callable[..., tuple[Tensor, PullBack]], record_after: int | None = None):
+    def __init__(self, linearise: Callable[..., tuple[Tree, PullBack]], record_after: int | None = None):
         self._linearise = linearise
         self._replays: _Replays[_ComparedInTwo] = _Replays(record_after)
 
-    def __call__(self, *tensors: Tensor, cotangent_shape: torch.Size) -> tuple[Tensor, PullBack]:
+    def __call__(self, *arguments: Tree, cotangent_shape: torch.Size) -> tuple[Tree, PullBack]:
         """``(value, pull_back)``, to be pulled back from a cotangent of this shape."""
-        (value,), pull_back = self._called(tensors, cotangent_shape, True)
-        return value, pull_back
+        return self._called(arguments, cotangent_shape, True)
 
-    def pull_back(self, *tensors: Tensor, cotangent_shape: torch.Size) -> PullBack:
+    def pull_back(self, *arguments: Tree, cotangent_shape: torch.Size) -> PullBack:
         """The pull-back alone, from a cotangent of this shape."""
-        return self._called(tensors, cotangent_shape, False)[1]
+        return self._called(arguments, cotangent_shape, False)[1]
 
     def _called(
-        self, tensors: tuple[Tensor, ...], cotangent_shape: torch.Size, with_value: bool
-    ) -> tuple[tuple[Tensor, ...], PullBack]:
-        signature = (with_value, cotangent_shape, *_signature(tensors))
-        with repeatable(tensors[0].device):
+        self, arguments: tuple[Tree, ...], cotangent_shape: torch.Size, with_value: bool
+    ) -> tuple[Tree, PullBack]:
+        leaves: list[Tensor] = []
+        form = trees.form(arguments, leaves)
+        signature = with_value, cotangent_shape, form, _signature(leaves)
+        with repeatable(leaves[0].device):
             replay = self._replays.get(signature)
-            if replay is not None and replay.holds(*tensors):
+            if replay is not None and replay.holds(*leaves):
                 with torch.no_grad():
-                    found = replay.forward(*tensors)
-                return found[:with_value], partial(_replayed, replay.backward, found[with_value:])
-            value, pull_back = self._linearise(*tensors)
+                    found = replay.forward(*leaves)
+                value = replay.form.tree(found[: replay.values]) if with_value else None
+                return value, partial(_replayed, replay.backward, found[replay.values :])
+            value, pull_back = self._linearise(*arguments)
         if replay is None and self._replays.is_due(signature):
-            return (value,), partial(self._pull_back_and_record, signature, tensors, pull_back)
-        return (value,), partial(_repeatably, pull_back)
+            return value, partial(self._pull_back_and_record, signature, leaves, pull_back)
+        return value, partial(_repeatably, pull_back)
 
     def _pull_back_and_record(
-        self, signature: tuple, tensors: tuple[Tensor, ...], pull_back: PullBack, cotangent: Tensor
+        self, signature: tuple, leaves: list[Tensor], pull_back: PullBack, cotangent: Tensor
     ) -> tuple[Tensor, ...]:
         found = _repeatably(pull_back, cotangent)
+        with_value, _, form, _ = signature
         with repeatable(cotangent.device):
-            self._replays.record(signature, partial(self._record, signature[0], cotangent.contiguous(), *tensors))
+            self._replays.record(signature, partial(self._record, with_value, form, cotangent.contiguous(), *leaves))
         return found
 
-    def _record(self, with_value: bool, cotangent: Tensor, *tensors: Tensor) -> _ComparedInTwo:
-        def whole(cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-            value, pull_back = self._linearise(*tensors)
-            return (value, *pull_back(cotangent)) if with_value else pull_back(cotangent)
+    def _record(self, with_value: bool, form: Any, cotangent: Tensor, *leaves: Tensor) -> _ComparedInTwo:
+        of_value = _Form()
 
-        forward, backward = split(_verified(whole, cotangent, *tensors), with_value)
+        def whole(cotangent: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+            value, pull_back = self._linearise(*trees.build(form, iter(leaves)))
+            return (*(of_value.leaves(value) if with_value else ()), *pull_back(cotangent))
+
+        module = _verified(whole, cotangent, *leaves)
+        values = of_value.size
+        forward, backward = split(module, values)
         with torch.no_grad():
-            kept = forward(*tensors)[with_value:]
-        forward, backward = _on_device(forward, *tensors), _on_device(backward, cotangent, *kept)
-        return _ComparedInTwo(whole, forward, backward, with_value, cotangent.clone())
+            kept = forward(*leaves)[values:]
+        forward, backward = _on_device(forward, *leaves), _on_device(backward, cotangent, *kept)
+        return _ComparedInTwo(whole, forward, backward, of_value, cotangent.clone())
+
+
+class _Form:
+    """Of a function's results, found out when it is called."""
+
+    def __init__(self) -> None:
+        self.size, self._form = 0, None
+
+    def leaves(self, tree: Tree) -> tuple[Tensor, ...]:
+        """Taken apart."""
+        found: list[Tensor] = []
+        self._form = trees.form(tree, found)
+        self.size = len(found)
+        return tuple(found)
+
+    def tree(self, leaves: tuple[Tensor, ...]) -> Tree:
+        """Put together again."""
+        return trees.build(self._form, iter(leaves))
 
 
 Replay = TypeVar("Replay")
@@ -166,12 +200,11 @@ class _Replays(Generic[Replay]):
                 _warn(error)
 
 
-class _Compared(Generic[Outputs]):
+class _Compared:
     """A replay, and when it is compared with its function: at its calls 1, 2, 4, 8 and so on."""
 
-    def __init__(self, function: Callable[..., Outputs], replay: Callable[..., Outputs]):
-        self.function: Callable[..., Outputs] = function
-        self.replay: Callable[..., Outputs] = replay
+    def __init__(self, function: Flat, replay: Flat, form: _Form):
+        self.function, self.replay, self.form = function, replay, form
         self._calls, self._next = 0, 1
         self._is_given_up = False
 
@@ -207,29 +240,27 @@ _ANOTHER_FUNCTION = (
 )
 
 
-class _ComparedInTwo(_Compared[tuple[Tensor, ...]]):
+class _ComparedInTwo(_Compared):
     """A linearisation's two parts, compared as a whole."""
 
-    def __init__(
-        self, whole: Callable, forward: Callable, backward: Callable, with_value: bool, cotangent: Tensor
-    ) -> None:
-        super().__init__(whole, self._in_two)
-        self.forward, self.backward, self._with_value, self._cotangent = forward, backward, with_value, cotangent
+    def __init__(self, whole: Flat, forward: Flat, backward: Flat, of_value: _Form, cotangent: Tensor):
+        super().__init__(whole, self._in_two, of_value)
+        self.forward, self.backward, self.values, self._cotangent = forward, backward, of_value.size, cotangent
 
-    def _in_two(self, cotangent: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = self.forward(*tensors)
-        return *found[: self._with_value], *self.backward(cotangent, *found[self._with_value :])
+    def _in_two(self, cotangent: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        found = self.forward(*leaves)
+        return *found[: self.values], *self.backward(cotangent, *found[self.values :])
 
-    def _difference(self, *tensors: Tensor) -> str | None:
-        return super()._difference(self._cotangent, *tensors)
+    def _difference(self, *leaves: Tensor) -> str | None:
+        return super()._difference(self._cotangent, *leaves)
 
 
-def _signature(tensors: tuple[Tensor, ...]) -> tuple:
+def _signature(tensors: list[Tensor]) -> tuple:
     """What a recording holds for: operations, and the order of their sums, depend on layout and data type too."""
-    return tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors)
+    return tuple([(tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in tensors])
 
 
-def _verified(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.GraphModule:
+def _verified(function: Flat, *tensors: Tensor) -> torch.fx.GraphModule:
     module = traced(function, *tensors)
     found = difference(function, module.forward, *tensors)
     if found is not None:
@@ -237,7 +268,7 @@ def _verified(function: Callable[..., Outputs], *tensors: Tensor) -> torch.fx.Gr
     return module
 
 
-def _on_device(replay: Callable[..., Outputs], *tensors: Tensor) -> Callable[..., Outputs]:
+def _on_device(replay: Flat, *tensors: Tensor) -> Flat:
     """On CUDA as one graph of kernels; elsewhere, and where they cannot be captured, as it is."""
     if not any(tensor.is_cuda for tensor in tensors):
         return replay

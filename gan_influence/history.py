@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence import trees
 from gan_influence.checks import is_whole
+from gan_influence.state import State
 
 __all__ = ["Checkpoint", "DamagedFileError", "Folder", "History", "digest", "open_folder"]
 
@@ -64,22 +65,21 @@ class History:
     """States of the steps ``first ... last``: those at ``first + k * every``, and the last.
 
     Args:
+        start: the state of step ``first``.
         first, last: steps.
         every: k.
-        shape, like: of a state, and a tensor of its type and device.
         folder: where states are kept; in memory where it is ``None``. The first is always in memory.
-        keep_graphs: see :class:`Checkpoint`.
     """
 
-    def __init__(self, start: Float[Tensor, "rows d"], first: int, last: int, every: int, folder: Folder | None = None):
+    def __init__(self, start: State, first: int, last: int, every: int, folder: Folder | None = None):
         self.first, self.last, self.every, self.folder = first, last, every, folder
         times = len(self.kept(first, last)) if folder is None else 1
-        self._memory = start.new_empty(times, *start.shape)
-        self._memory[0] = start
+        self._memory: State = trees.mapped(lambda part: part.new_empty(times, *part.shape), start)
+        self._put(0, start)
 
     @property
-    def states(self) -> Float[Tensor, "times rows d"] | None:
-        """All states, where all are in memory."""
+    def states(self) -> State | None:
+        """All states as one, each part with a leading dimension, where all are in memory."""
         return self._memory if self.every == 1 and self.folder is None else None
 
     def kept(self, start: int, stop: int) -> list[int]:
@@ -90,24 +90,25 @@ class History:
         """The latest step up to ``t`` whose state is kept."""
         return t if t == self.last else t - (t - self.first) % self.every
 
-    def keep(self, t: int, state: Float[Tensor, "rows d"]) -> None:
+    def keep(self, t: int, state: State) -> None:
         """Remember the state after ``t`` steps, if it is one of those to be kept."""
         if self.before(t) != t:
             return
         if self.folder is None:
-            self._memory[self._place(t)] = state
+            self._put(self._place(t), state)
         elif t != self.first:
-            self.folder.write(f"state-{t:010d}.pt", state)
+            self.folder.write(f"state-{t:010d}.pt", trees.leaves(state))
 
-    def load(self, t: int) -> Float[Tensor, "rows d"]:
+    def load(self, t: int) -> State:
         """A kept state.
 
         Raises:
             DamagedFileError: its file is missing or damaged.
         """
         if self.folder is None or t == self.first:
-            return self._memory[self._place(t)]
-        return self.folder.read(f"state-{t:010d}.pt").to(self._memory)
+            return trees.take(self._memory, self._place(t))
+        found = iter(self.folder.read(f"state-{t:010d}.pt"))
+        return trees.mapped(lambda own: next(found).to(own), self._memory)
 
     def holds(self, t: int) -> bool:
         """Is there anything in the place of a kept state?"""
@@ -115,6 +116,11 @@ class History:
 
     def _place(self, t: int) -> int:
         return -(-(t - self.first) // self.every)
+
+    def _put(self, place: int, state: State) -> None:
+        self._memory.moving[place] = state.moving
+        for name, buffer in state.held.items():
+            self._memory.held[name][place] = buffer
 
 
 class Folder:

@@ -1,0 +1,105 @@
+"""Trees of tensors: a tensor, or a tuple, named tuple, list or dict of trees; ``None`` is a tree without leaves.
+
+What else stands in a tree, a number or a string, belongs to its form. ``torch.utils._pytree`` knows more kinds and takes
+five times as long to take a step's arguments apart (8 against 2 microseconds), a tenth of a step of a small game.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Tree", "build", "equal", "first_leaf", "form", "leaves", "length", "mapped", "same_bits", "stack", "take"]
+
+Tree: TypeAlias = Any
+_LEAF, _NOTHING = object(), (None, None)
+
+
+def form(tree: Tree, found: list[Tensor]) -> Any:
+    """The tree's form, hashable, for :func:`build`; its leaves are appended to ``found``."""
+    if isinstance(tree, Tensor):
+        found.append(tree)
+        return _LEAF
+    if isinstance(tree, tuple | list):
+        return type(tree), *_forms(tree, found)
+    if isinstance(tree, dict):
+        return dict, tuple(tree), *_forms(tree.values(), found)
+    return None, tree
+
+
+def _forms(parts: Iterable[Tree], found: list[Tensor]) -> list[Any]:
+    forms: list[Any] = []
+    for part in parts:
+        if isinstance(part, Tensor):  # most are: said here, without another call
+            found.append(part)
+            forms.append(_LEAF)
+        else:
+            forms.append(_NOTHING if part is None else form(part, found))
+    return forms
+
+
+def build(form: Any, leaves: Iterator[Tensor]) -> Tree:
+    """The tree of that form with these leaves."""
+    if form is _LEAF:
+        return next(leaves)
+    kind, *parts = form
+    if kind is None:
+        return parts[0]
+    if kind is dict:
+        return dict(zip(parts[0], [build(part, leaves) for part in parts[1:]], strict=True))
+    built = [next(leaves) if part is _LEAF else build(part, leaves) for part in parts]
+    return kind(*built) if hasattr(kind, "_fields") else kind(built)
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """Its tensors, in order."""
+    found: list[Tensor] = []
+    form(tree, found)
+    return found
+
+
+def mapped(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
+    """The tree of ``function(leaf, *leaves of the others)``; all have one form."""
+    found: list[Tensor] = []
+    shape = form(tree, found)
+    return build(shape, iter([function(*parts) for parts in zip(found, *map(leaves, others), strict=True)]))
+
+
+def take(tree: Tree, which: Any) -> Tree:
+    """Of each leaf the part ``leaf[which]``."""
+    return mapped(lambda leaf: leaf[which], tree)
+
+
+def stack(trees: list[Tree]) -> Tree:
+    """Trees of one form as one, each leaf with a leading dimension."""
+    return mapped(lambda *parts: torch.stack(parts), *trees)
+
+
+def first_leaf(tree: Tree) -> Tensor:
+    """The first tensor of a tree that has one."""
+    return next(iter(leaves(tree)))
+
+
+def length(tree: Tree) -> int:
+    """The first dimension of the leaves, which :mod:`gan_influence.admission` has found to be one number."""
+    return len(first_leaf(tree))
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Have they one form, and leaves of equal numbers, shapes and types?"""
+    of_one: list[Tensor] = []
+    of_other: list[Tensor] = []
+    if form(one, of_one) != form(other, of_other):
+        return False
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(of_one, of_other, strict=True)
+    )
+
+
+def same_bits(one: Tree, other: Tree) -> bool:
+    """Trees of one form: are all their numbers equal?"""
+    return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
