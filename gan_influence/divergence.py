@@ -85,6 +85,6 @@ def check_finite(
 
 def _losses_of(run: Any, t: int, state: State, weights: Tensor, model: tuple[int, ...]) -> dict[str, float]:
     inputs = run.inputs(t, weights).of_model(model)
-    held = {name: value[model] for name, value in state.held.items()}
-    costs, _ = run.game.losses(state.moving[model][0], inputs, held)
+    moving, held = state.at(model)
+    costs, _ = run.game.losses(moving[0], inputs, held)
     return {name: float(costs[name]) for name in run.game.players if name in costs}

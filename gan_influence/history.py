@@ -106,7 +106,7 @@ class History:
             DamagedFileError: its file is missing or damaged.
         """
         if self.folder is None or t == self.first:
-            return trees.take(self._memory, self._place(t))
+            return self._memory.at(self._place(t))
         found = iter(self.folder.read(f"state-{t:010d}.pt"))
         return trees.mapped(lambda own: next(found).to(own), self._memory)
 

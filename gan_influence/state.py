@@ -27,6 +27,14 @@ class State(NamedTuple):
     moving: Float[Tensor, "*models rows d"]
     held: Held
 
+    def clone(self) -> State:
+        """A copy."""
+        return State(self.moving.clone(), {name: value.clone() for name, value in self.held.items()})
+
+    def at(self, which: Any) -> State:
+        """One of several, ``which`` on each part's leading dimensions."""
+        return State(self.moving[which], {name: value[which] for name, value in self.held.items()})
+
 
 @dataclass(frozen=True)
 class Start:

@@ -19,7 +19,6 @@ from gan_influence.divergence import CHECK_EVERY, check_finite
 from gan_influence.game import Game
 from gan_influence.replay.recorded import Recorded
 from gan_influence.state import State
-from gan_influence.trees import mapped
 from gan_influence.updates import Phase, Updates
 
 __all__ = ["Steppable", "recorded_step", "states", "step"]
@@ -61,7 +60,7 @@ def states(
     Raises:
         DivergenceError: parameters stopped being finite, found at most 64 steps later and traced back.
     """
-    state = mapped(torch.clone, state)
+    state = state.clone()
     checked, since = state, []
 
     def again(t: int, state: State) -> State:
@@ -80,6 +79,7 @@ def states(
 def recorded_step(trace: Steppable, t: int) -> Recorded:
     """:func:`step` at step ``t``, of the state and the batch, recorded where steps repeat."""
     key = trace.game, trace.updates, trace.updates.phases(t)
-    if key not in trace.recorded:
-        trace.recorded[key] = Recorded(partial(step, *key))
-    return trace.recorded[key]
+    recorded = trace.recorded.get(key)
+    if recorded is None:
+        recorded = trace.recorded[key] = Recorded(partial(step, *key))
+    return recorded

@@ -117,7 +117,7 @@ class Trace:
             raise IndexError(f"step {step} is not in this trace, which holds steps {self.first} to {self.steps}")
         begin = self.history.before(t)
         if begin == t:
-            return trees.mapped(torch.clone, self._checkpoint(t))  # aligned as a step's own result is; see states()
+            return self._checkpoint(t).clone()  # aligned as a step's own result is; see states()
         return self._replayed(begin, t)
 
     @undisturbed

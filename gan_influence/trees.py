@@ -6,7 +6,7 @@ five times as long to take a step's arguments apart (8 against 2 microseconds), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -15,43 +15,41 @@ from torch import Tensor
 __all__ = ["Tree", "build", "equal", "first_leaf", "form", "leaves", "length", "mapped", "same_bits", "stack", "take"]
 
 Tree: TypeAlias = Any
-_LEAF, _NOTHING = object(), (None, None)
+_LEAF = object()
+_NOTHING, _EMPTY = (None, None), (dict, ())
 
 
 def form(tree: Tree, found: list[Tensor]) -> Any:
     """The tree's form, hashable, for :func:`build`; its leaves are appended to ``found``."""
+    kind = type(tree)
+    if kind is dict:
+        return (dict, tuple(tree), *[form(part, found) for part in tree.values()]) if tree else _EMPTY
+    if issubclass(kind, tuple | list):
+        forms: list[Any] = [kind]
+        for part in tree:
+            if isinstance(part, Tensor):  # most are: said here, without another call
+                found.append(part)
+                forms.append(_LEAF)
+            else:
+                forms.append(_NOTHING if part is None else form(part, found))
+        return tuple(forms)
     if isinstance(tree, Tensor):
         found.append(tree)
         return _LEAF
-    if isinstance(tree, tuple | list):
-        return type(tree), *_forms(tree, found)
-    if isinstance(tree, dict):
-        return dict, tuple(tree), *_forms(tree.values(), found)
     return None, tree
-
-
-def _forms(parts: Iterable[Tree], found: list[Tensor]) -> list[Any]:
-    forms: list[Any] = []
-    for part in parts:
-        if isinstance(part, Tensor):  # most are: said here, without another call
-            found.append(part)
-            forms.append(_LEAF)
-        else:
-            forms.append(_NOTHING if part is None else form(part, found))
-    return forms
 
 
 def build(form: Any, leaves: Iterator[Tensor]) -> Tree:
     """The tree of that form with these leaves."""
     if form is _LEAF:
         return next(leaves)
-    kind, *parts = form
+    kind = form[0]
     if kind is None:
-        return parts[0]
+        return form[1]
     if kind is dict:
-        return dict(zip(parts[0], [build(part, leaves) for part in parts[1:]], strict=True))
-    built = [next(leaves) if part is _LEAF else build(part, leaves) for part in parts]
-    return kind(*built) if hasattr(kind, "_fields") else kind(built)
+        return dict(zip(form[1], [build(part, leaves) for part in form[2:]], strict=True)) if form[1] else {}
+    built = [next(leaves) if part is _LEAF else build(part, leaves) for part in form[1:]]
+    return kind._make(built) if hasattr(kind, "_make") else kind(built)
 
 
 def leaves(tree: Tree) -> list[Tensor]:

@@ -239,11 +239,11 @@ def _clean(module: torch.fx.GraphModule) -> None:
     """Leave out what a replay does without, in a graph that writes nowhere.
 
     ``detach`` and ``alias`` give the same numbers under another name: one is about gradients, of which a replay takes
-    none, the other about who may write.
+    none, the other about who may write. So does a view of the shape that was there.
     """
     graph = module.graph
     for node in list(graph.nodes):
-        if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+        if node.target in _SAME or (node.target in _SHAPED and _is_as_before(node)):
             node.replace_all_uses_with(node.args[0])
         elif _is_constant(node):
             _fold(module, node)
@@ -252,6 +252,15 @@ def _clean(module: torch.fx.GraphModule) -> None:
     _copy_constant_results(graph)
     graph.eliminate_dead_code()
     module.recompile()
+
+
+_SAME = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})
+_SHAPED = frozenset({torch.ops.aten.view.default, torch.ops.aten.expand.default, torch.ops.aten._unsafe_view.default})
+
+
+def _is_as_before(node: Node) -> bool:
+    after, before = node.meta["val"], node.args[0].meta.get("val")  # type: ignore[union-attr]
+    return isinstance(before, Tensor) and before.shape == after.shape and before.stride() == after.stride()
 
 
 def _is_constant(node: Node) -> bool:
