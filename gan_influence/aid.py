@@ -80,7 +80,11 @@ def aid(
             its whole epoch. A series ends early where eta times its term is zero in the type of the parameters, as
             damping makes it: what is left out is below the smallest number once it is multiplied by eta.
         damping: gamma >= 0 (TNNLS IV-C4).
-        solver: ``"neumann"`` or ``"gmres"``.
+        solver: what solves ``A^T x = grad E`` with ``A = J + gamma I``, for ``score_j = -grad f(D(psi, x_j)) . x / N``:
+            x is eta times the w above. A name is short for an object: ``"neumann"`` for
+            ``gi.solvers.Neumann(terms, tolerance, scale)``, ``"gmres"`` for ``gi.solvers.GMRES(products=terms)``. An
+            object has its settings itself, so that ``terms``, ``scale`` and ``tolerance`` are refused besides; it may
+            be one of your own, see :class:`gan_influence.solvers.Solver`.
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step, which must not be 0.
         at: stopping times: score the run as if it had ended after each of these steps. All use the learning rates of
             the trace's last step and the batches after the trace's end, T = ``trace.steps``.
@@ -88,7 +92,8 @@ def aid(
             weights, ``l2`` and weight decay; it and J are means over the batches that GMRES takes. ``damping`` has no
             part in them: it would slow them down, not lead elsewhere. The metric's gradient is taken where they lead,
             also where training averages its generator, which at an equilibrium is the average. A step is one solution
-            by GMRES, of at most ``max(terms, 1000)`` products ``J u``, each at the price of a term.
+            by GMRES, of at most ``max(terms, 1000)`` products ``J u`` (1000 where ``solver`` is an object), each at the
+            price of a term.
         tolerance: end the series at the first M <= ``terms`` with
             ``|(I - Z)^-1| |(Z^T)^M grad E| <= tolerance |w_M|``, after M products with ``J^T`` and those that
             ``|(I - Z)^-1|`` takes. For d <= 256 parameters these are d, and the left side is a bound of ``|w - w_M|``,
@@ -97,7 +102,8 @@ def aid(
         progress: show a progress bar.
 
     Returns:
-        ``(N,)``; with several ``terms`` ``(len(terms), N)``; with ``at`` a leading dimension ``len(at)``.
+        ``(N,)``; with several ``terms``, or another solver that reads several solutions off, ``(len(terms), N)``; with
+        ``at`` a leading dimension ``len(at)``.
 
     Warns:
         RuntimeWarning: the series, of 20 terms or more, does not converge: its last term is not small beside its sum.
@@ -106,10 +112,12 @@ def aid(
         ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace, a
             schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a second
             derivative of the game that is NaN or infinite, ``newton`` < 0; a ``tolerance`` that is not above 0, or
-            given for GMRES, with several ``terms``, or where steps do not all see the same batch.
-        TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator.
-        ConvergenceError: the series overflowed, or missed ``tolerance`` within ``terms``; GMRES missed its own within
-            so many products; a step of Newton's did not make ``|v|`` smaller.
+            given for GMRES, with several ``terms``, or where steps do not all see the same batch; ``terms``, ``scale``
+            or ``tolerance`` besides a solver that is an object.
+        TypeError: the metric is not differentiable, not a scalar, or does not depend on the generator; a solver
+            returns something else than a :class:`gan_influence.solvers.Solution`.
+        ConvergenceError: a solver has not converged: the series overflowed, or missed ``tolerance`` within ``terms``;
+            GMRES missed its own within so many products; a step of Newton's did not make ``|v|`` smaller.
     """
     check_damping(damping)
     settings, most = chosen(solver, terms, scale, tolerance)

@@ -102,8 +102,8 @@ class Solver(Protocol):
 
     * row i of ``x`` is what ``b[i]`` alone gives, up to rounding; ``b`` and the operator stay as they are;
     * where ``converged``, ``|A^T x - b|`` or ``|x - A^-T b|`` is as small as the settings ask for;
-    * what is not solved is never returned in silence: ``converged`` is false there, and ``told`` names
-      ``operator.where`` and the fix. A setting that can never be met is refused at construction.
+    * what is not solved is never returned in silence: ``converged`` is false there and ``told`` names
+      ``operator.where`` and the fix, or there is a ``ConvergenceError``. Bad settings are refused at construction.
 
     A solver may have an attribute ``rowwise = True``: it then solves all ends of a run at once, and is given operators
     of which each row has its own ``theta``. It must mix no rows.
