@@ -15,7 +15,7 @@ Example:
     torch.Size([50])
 """
 
-from gan_influence import baselines, datasets, losses, metrics, models
+from gan_influence import baselines, datasets, losses, metrics, models, solvers
 from gan_influence.aid import ConvergenceError, aid
 from gan_influence.batch import Batch
 from gan_influence.costs import Costs
@@ -61,6 +61,7 @@ __all__ = [
     "metrics",
     "models",
     "retrain",
+    "solvers",
     "train",
     "validate",
 ]

@@ -109,7 +109,7 @@ class FieldGraph:
 def row_terms(
     game: Game,
     theta: Float[Tensor, "*models d"],
-    cotangents: Sequence[Float[Tensor, "*models d"]],
+    cotangents: Sequence[Float[Tensor, "*several *models d"]],
     batch: Inputs,
     denominator: int,
     held: Held | None = None,
@@ -137,8 +137,12 @@ def row_terms(
             )[0]
             for k in paying
         ]
-    of_paying = [[game.split(c)[k] for k in paying] for c in cotangents]
-    return [torch.autograd.grad(slopes, weights, c, retain_graph=True, materialize_grads=True)[0] for c in of_paying]
+
+    def terms(cotangent: Tensor) -> Float[Tensor, "*models rows"]:
+        of_paying = [game.split(cotangent)[k] for k in paying]
+        return torch.autograd.grad(slopes, weights, of_paying, retain_graph=True, materialize_grads=True)[0]
+
+    return [game.stacked(terms)(c) if c.ndim > theta.ndim else terms(c) for c in cotangents]
 
 
 def linearise(

@@ -12,6 +12,7 @@ from gan_influence import trees
 from gan_influence.adjoint import FieldGraph
 from gan_influence.batch import Inputs
 from gan_influence.devices import is_out_of_memory, repeatable
+from gan_influence.surroundings import callers_level
 from gan_influence.trace import Trace
 
 __all__ = ["stacks"]
@@ -35,7 +36,7 @@ def stacks(trace: Trace) -> bool:
             warnings.warn(
                 f"models of this game are computed one after another, not as one batch, which takes longer: {reason}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=callers_level(),
             )
     return game.stacks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["undisturbed"]
+__all__ = ["callers_level", "undisturbed"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -38,3 +39,11 @@ def undisturbed(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
             return function(*args, **kwargs)
 
     return called
+
+
+def callers_level() -> int:
+    """The ``stacklevel`` at which a warning points to the program that has called this package."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("gan_influence."):
+        frame, level = frame.f_back, level + 1
+    return level

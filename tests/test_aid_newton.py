@@ -25,7 +25,7 @@ from torch import nn
 
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
-from gan_influence.solvers import ForwardGraph
+from gan_influence.curvature import ForwardGraph
 from verification import lqgan as dense
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)

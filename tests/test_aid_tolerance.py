@@ -24,7 +24,8 @@ from torch import nn
 
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
-from gan_influence.aid import _inverse_norm, _SharedField, _sum_within
+from gan_influence.curvature import Continuation, Field, ShiftedField
+from gan_influence.solvers import neumann
 from verification import lqgan as dense
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
@@ -55,20 +56,26 @@ def sums(monkeypatch):
     """``w_M`` of each series, and the inverses that it was given."""
     seen = []
 
-    def watched(tolerance, series, inverses, *rest):
-        total = _sum_within(tolerance, series, inverses, *rest)
-        seen.append((total, inverses))
-        return total
+    def watched(operator, b, eta, terms, norms=neumann._inverse_norms):
+        found = norms(operator, b, eta, terms)
+        seen.append(found[0])
+        return found
 
-    monkeypatch.setitem(_sum_within.__globals__, "_sum_within", watched)
+    def solved(self, operator, b, *, progress, solve=gi.solvers.Neumann.solve):
+        found = solve(self, operator, b, progress=progress)
+        seen.append((found.x[0] / operator.eta, seen.pop()))
+        return found
+
+    monkeypatch.setattr(neumann, "_inverse_norms", watched)
+    monkeypatch.setattr(gi.solvers.Neumann, "solve", solved)
     return seen
 
 
 @pytest.fixture
 def products(monkeypatch):
     """How many products with ``J^T`` were made."""
-    taken, product = [], _SharedField.transpose_product
-    monkeypatch.setattr(_SharedField, "transpose_product", lambda self, t, c: taken.append(t) or product(self, t, c))
+    taken, product = [], Field.transpose_product
+    monkeypatch.setattr(Field, "transpose_product", lambda self, t, c: taken.append(t) or product(self, t, c))
     return taken
 
 
@@ -145,12 +152,12 @@ def test_it_holds_for_the_parameters_that_newtons_steps_lead_to():
 def test_the_estimate_for_many_parameters_is_near_the_norm_and_from_below(monkeypatch):
     problem = mlp(l2=(0.1, 0.1), rates=(0.1, 0.03))
     trace = problem.train(60)
-    shift = torch.full_like(problem.eta, 0.01)
-    exact = _inverse_norm(trace, trace.theta(), problem.eta, shift, 1000, 60)
-    inverse = torch.linalg.inv(torch.eye(len(shift)) - z_matrix(problem, trace.theta(), 0.01))
-    assert exact == pytest.approx(float(torch.linalg.matrix_norm(inverse, 2)), rel=1e-9)
-    monkeypatch.setattr("gan_influence.solvers._DENSE", 0)
-    estimate = _inverse_norm(trace, trace.theta(), problem.eta, shift, 1000, 60)
+    eta, operator = problem.eta, ShiftedField(Continuation(trace), trace.theta(), [60], damping=0.01)
+    (exact,), _ = neumann._inverse_norms(operator, eta[None], eta, 1000)
+    inverse = torch.linalg.inv(torch.eye(len(eta)) - z_matrix(problem, trace.theta(), 0.01))
+    assert float(exact) == pytest.approx(float(torch.linalg.matrix_norm(inverse, 2)), rel=1e-9)
+    monkeypatch.setattr("gan_influence.solvers.inverse_norm._DENSE", 0)
+    (estimate,), _ = neumann._inverse_norms(operator, eta[None], eta, 1000)
     assert 0.99 * exact < estimate < (1 + 1e-9) * exact
 
 

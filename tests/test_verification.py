@@ -14,9 +14,10 @@ import torch
 from verification.ledger import VERDICTS, Outcome, claim, claims, differences, entry, recorded_verdicts
 
 ROOT = Path(__file__).parent.parent
-adjoint, aid, game, itd, optim, trace = (
-    importlib.import_module(f"gan_influence.{name}") for name in ("adjoint", "aid", "game", "itd", "optim", "trace")
-)  # gan_influence.itd and .aid are functions
+adjoint, game, itd, neumann, optim, trace = (
+    importlib.import_module(f"gan_influence.{name}")
+    for name in ("adjoint", "game", "itd", "solvers.neumann", "optim", "trace")
+)  # gan_influence.itd is a function
 
 
 def test_every_claim_has_a_recorded_verdict_and_every_record_a_claim():
@@ -160,12 +161,12 @@ def use_z_instead_of_its_transpose(patch):
 
 
 def one_term_more(patch):
-    patch.setattr(aid, "_check_terms", lambda terms, right=aid._check_terms: [count + 1 for count in right(terms)])
+    patch.setattr(neumann, "_counts", lambda terms, right=neumann._counts: [count + 1 for count in right(terms)])
 
 
 def one_term_less(patch):
     patch.setattr(
-        aid, "_check_terms", lambda terms, right=aid._check_terms: [max(count - 1, 1) for count in right(terms)]
+        neumann, "_counts", lambda terms, right=neumann._counts: [max(count - 1, 1) for count in right(terms)]
     )
 
 
