@@ -51,9 +51,10 @@ from tqdm import tqdm
 import gan_influence as gi
 from bench import fcgan
 from gan_influence.adjoint import FieldGraph
-from gan_influence.game import Game, Player
+from gan_influence.batch import Inputs
+from gan_influence.game import Game
+from gan_influence.players import Player
 from gan_influence.replay.recorded import Recorded
-from gan_influence.steps import step_inputs
 from reports.provenance import program, provenance
 from reports.store import ensure_writable, write_json
 
@@ -71,14 +72,14 @@ def reverse_over_reverse(
     game: Game, theta: Tensor, c: Tensor, weights: Tensor, latents: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
     """Ours, where every state is remembered."""
-    return FieldGraph(game, theta, weights, rows, latents).both(c)
+    return FieldGraph(game, theta, _batch(weights, latents, rows)).both(c)
 
 
 def with_the_field(
     game: Game, theta: Tensor, c: Tensor, weights: Tensor, latents: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
     """Ours, where the pass also leads to the next state."""
-    field = FieldGraph(game, theta, weights, rows, latents)
+    field = FieldGraph(game, theta, _batch(weights, latents, rows))
     return (*field.both(c), field.value)
 
 
@@ -169,7 +170,12 @@ def _apply(player: Player, parts: list[Tensor], inputs: Tensor) -> Tensor:
 
 
 def _parts(game: Game, theta: Tensor) -> list[list[Tensor]]:
-    return [list(player.unflatten(part).values()) for player, part in zip(game.players, game.split(theta), strict=True)]
+    of_players = zip(game.players.values(), game.split(theta), strict=True)
+    return [list(player.unflatten(part).values()) for player, part in of_players]
+
+
+def _batch(weights: Tensor, latents: Tensor, rows: Tensor) -> Inputs:
+    return Inputs(rows, latents, None, weights, weights.new_zeros((), dtype=torch.float64))
 
 
 def _mean(costs: Tensor) -> Tensor:
@@ -208,9 +214,9 @@ class Problem(NamedTuple):
 def _problem(game: Game, data: Tensor, schedule: gi.FullBatch | gi.Minibatches) -> Problem:
     trace = gi.train(game, data, schedule, 10, gi.SGD(lr=1e-3))
     theta = trace.theta()
-    weights, latents, _, rows = step_inputs(trace.inputs(10), trace.weights)
+    inputs = trace.inputs(10)
     c = torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=theta.dtype)
-    return Problem(trace.game, (theta, c, weights, latents, rows))
+    return Problem(trace.game, (theta, c, inputs.weights, inputs.latents, inputs.rows))
 
 
 def _lqgan() -> Problem:
@@ -235,7 +241,8 @@ def training_step(
     game: Game, theta: Tensor, c: Tensor, weights: Tensor, latents: Tensor, rows: Tensor
 ) -> tuple[Tensor, ...]:
     """What all others are measured by."""
-    return (theta - 1e-3 * torch.cat(game.gradient(*game.leaves(theta), rows, latents, weights)),)
+    field, _ = game.field(game.leaves(theta), _batch(weights, latents, rows))
+    return (theta - 1e-3 * torch.cat(field),)
 
 
 class Contender(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 import gan_influence as gi
 from bench.published_approach import PublishedApproach, with_torch_layers
 from bench.ratios import Call, Case
-from gan_influence import recording
+from gan_influence.replay import recorded
 
 __all__ = ["METRIC", "Size", "cases", "recorded_at_once", "trained"]
 
@@ -58,11 +58,11 @@ METRIC = MeanOfGenerated()
 @contextmanager
 def recorded_at_once() -> Iterator[None]:
     """Steps are recorded when they are first taken, not after 64 of them, which are minutes here."""
-    usual, recording._EAGER_CALLS = recording._EAGER_CALLS, 1
+    usual, recorded._EAGER_CALLS = recorded._EAGER_CALLS, 1
     try:
         yield
     finally:
-        recording._EAGER_CALLS = usual
+        recorded._EAGER_CALLS = usual
 
 
 def trained(

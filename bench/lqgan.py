@@ -10,9 +10,9 @@ from torch import Tensor
 import gan_influence as gi
 from bench.ratios import Call, Case
 from gan_influence.adjoint import linearise
+from gan_influence.batch import Inputs
 from gan_influence.metrics.metric import metric_gradients
 from gan_influence.replay.recorded import Recorded, RecordedLinearisation
-from gan_influence.steps import step_inputs
 
 __all__ = ["CASES"]
 
@@ -69,15 +69,15 @@ def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
 def recorded_against_eager(device: str) -> tuple[Call, Call, float]:
     """An adjoint step called as it is against its recording."""
     trace, _ = _trained(device)
-    state, inputs = trace.state(0), step_inputs(trace.inputs(0), trace.weights)
-    cotangent = torch.ones_like(state)
+    state, inputs = trace.state(0), trace.inputs(0)
+    cotangent = torch.ones_like(state.moving)
     eager = partial(linearise, trace.game, trace.updates, trace.updates.phases(0), 0.0)
     recorded = RecordedLinearisation(eager)
     for _ in range(100):
-        recorded.pull_back(state, *inputs, cotangent_shape=cotangent.shape)(cotangent)
+        recorded.pull_back(state, inputs, cotangent_shape=cotangent.shape)(cotangent)
     return (
-        lambda: [eager(state, *inputs)[1](cotangent) for _ in range(200)],
-        lambda: [recorded.pull_back(state, *inputs, cotangent_shape=cotangent.shape)(cotangent) for _ in range(200)],
+        lambda: [eager(state, inputs)[1](cotangent) for _ in range(200)],
+        lambda: [recorded.pull_back(state, inputs, cotangent_shape=cotangent.shape)(cotangent) for _ in range(200)],
         1.0,
     )
 
@@ -86,10 +86,11 @@ def _itd_of_one_row(trace: gi.Trace, metric: gi.metrics.Metric, row: int) -> flo
     """TNNLS Alg. 1, lines 1 to 6, for the row j: one product with ``J^T`` and one row's gradient a step."""
     game, eta = trace.game, 0.01
 
-    def step(u: Tensor, theta: Tensor, rows: Tensor, latents: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def step(u: Tensor, theta: Tensor, batch: Inputs) -> tuple[Tensor, Tensor]:
         phi, psi = game.leaves(theta)
-        field = game.gradient(phi, psi, rows, latents, weights, create_graph=True)
+        field, _ = game.field((phi, psi), batch, create_graph=True)
         product = torch.autograd.grad(field, (phi, psi), game.split(u), materialize_grads=True)
+        rows = batch.rows
         cost = game.loss.real(game.discriminator.at(psi)(rows[row : row + 1]).reshape(-1)).sum()
         (gradient,) = torch.autograd.grad(cost, psi)
         change = eta / len(rows) * (gradient * game.split(u)[1]).sum()
@@ -98,8 +99,7 @@ def _itd_of_one_row(trace: gi.Trace, metric: gi.metrics.Metric, row: int) -> flo
     recorded = Recorded(step)
     u, score = metric_gradients(metric, game, trace.theta()[None])[0], 0.0
     for t in reversed(range(trace.steps)):
-        inputs = trace.inputs(t)
-        u, change = recorded(u, trace.theta(t), inputs.rows, inputs.latents, trace.weights)
+        u, change = recorded(u, trace.theta(t), trace.inputs(t))
         score += float(change)
     return score
 

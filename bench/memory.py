@@ -20,7 +20,7 @@ import gan_influence as gi
 from bench import dcgan, fcgan
 from gan_influence.history import History
 from gan_influence.schedules import Schedule
-from gan_influence.steps import states
+from gan_influence.step import states
 
 __all__ = ["KINDS", "PEAKS", "Peak", "can_measure_peaks", "long_run", "measure_memory", "measure_peak", "measure_peaks"]
 
@@ -76,7 +76,7 @@ def measure_memory(kind: str, device: str, steps: int) -> dict[str, Any]:
     watching = _Watching(gi.Minibatches(fcgan.ROWS, fcgan.BATCH, fcgan.LATENT, seed=0))
     with _only_new_objects():
         trace, metric = fcgan.trained(device, watching, steps, memory)
-        watching.state = trace.state().shape
+        watching.state = trace.state().moving.shape
         gi.itd(trace, metric)
     most = None if limit is None else limit * math.sqrt(steps)
     return {
@@ -183,7 +183,7 @@ def _measured(peak: Peak, device: str, threads: int) -> dict[str, Any]:
         "steps": peak.steps,
         "terms": peak.terms,
         "peak_mebibytes": round(mebibytes, 1),
-        "of_states": round(held * trace.state().nbytes / 2**20, 1),
+        "of_states": round(held * trace.state().moving.nbytes / 2**20, 1),
         "limit": None,
         "met": None,
     }

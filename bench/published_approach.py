@@ -22,9 +22,9 @@ from torch.nn.utils import vector_to_parameters
 
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
+from gan_influence.batch import Inputs
 from gan_influence.devices import repeatable
 from gan_influence.metrics.metric import metric_gradients
-from gan_influence.steps import step_inputs
 
 __all__ = ["PublishedApproach", "with_torch_layers"]
 
@@ -58,7 +58,7 @@ class PublishedApproach:
 
     def __init__(self, trace: gi.Trace, lr: float):
         self._trace, self._lr = trace, lr
-        self.generator, self.discriminator = (with_torch_layers(player.module) for player in trace.game.players)
+        self.generator, self.discriminator = (with_torch_layers(player.module) for player in trace.game.players.values())
 
     def scores(self, metric: gi.metrics.Metric) -> Float[Tensor, " N"]:
         """``gi.itd(trace, metric)``: ``u <- u + J^T c`` with ``c = -eta u``."""
@@ -67,30 +67,29 @@ class PublishedApproach:
         scores = torch.zeros_like(trace.weights)
         for t in reversed(range(trace.first, trace.steps)):
             inputs = trace.inputs(t)
-            weights, latents, _, rows = step_inputs(inputs, trace.weights)
             with repeatable(u.device):
-                product, of_rows = self.adjoint_step(trace.theta(t), -self._lr * u, weights, latents, rows)
-            inputs.add_to_rows(scores, -weights * of_rows)
+                product, of_rows = self.adjoint_step(trace.theta(t), -self._lr * u, inputs)
+            inputs.add_to_rows(scores, -inputs.weights * of_rows)
             u = u + product
         return scores
 
     def adjoint_step(
-        self, theta: Float[Tensor, " d"], c: Float[Tensor, " d"], weights: Tensor, latents: Tensor, rows: Tensor
+        self, theta: Float[Tensor, " d"], c: Float[Tensor, " d"], inputs: Inputs
     ) -> tuple[Float[Tensor, " d"], Float[Tensor, " batch"]]:
         """``J(theta)^T c`` and the batch's per-row terms."""
         game, loss = self._trace.game, self._trace.game.loss
         phi, psi = list(self.generator.parameters()), list(self.discriminator.parameters())
         vector_to_parameters(theta, [*phi, *psi])
         c_phi, c_psi = game.split(c)
-        weights = weights.detach().requires_grad_()
+        weights, latents, rows = inputs.weights.detach().requires_grad_(), inputs.latents, inputs.rows
 
         generated = self.generator(latents)
-        cost = loss.generator(self.discriminator(generated)[:, 0]).mean() + _regulariser(game.l2[0], phi)
+        cost = loss.generator(self.discriminator(generated)[:, 0]).mean() + _regulariser(game.l2["generator"], phi)
         slope = torch.autograd.grad(cost, phi, create_graph=True)
         of_generator = torch.autograd.grad(_inner(slope, c_phi), [*phi, *psi], materialize_grads=True)
 
         real, fake = self.discriminator(rows)[:, 0], self.discriminator(self.generator(latents))[:, 0]
-        cost = (weights * loss.real(real)).mean() + loss.fake(fake).mean() + _regulariser(game.l2[1], psi)
+        cost = (weights * loss.real(real)).mean() + loss.fake(fake).mean() + _regulariser(game.l2["discriminator"], psi)
         slope = torch.autograd.grad(cost, psi, create_graph=True)
         wanted = [*phi, *psi, weights]
         *of_discriminator, of_rows = torch.autograd.grad(_inner(slope, c_psi), wanted, materialize_grads=True)
@@ -104,11 +103,11 @@ class PublishedApproach:
         """
         trace = self._trace
         theta = trace.theta(trace.first)
-        weights, latents, _, rows = step_inputs(trace.inputs(trace.first), trace.weights)
+        inputs = trace.inputs(trace.first)
         c = torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=theta.dtype).to(theta.device)
         with repeatable(theta.device):
-            product, of_rows = self.adjoint_step(theta, c, weights, latents, rows)
-            our_product, our_rows = FieldGraph(trace.game, theta, weights, rows, latents).both(c)
+            product, of_rows = self.adjoint_step(theta, c, inputs)
+            our_product, our_rows = FieldGraph(trace.game, theta, inputs).both(c)
         for name, theirs, ours in (
             ("J^T c", product, our_product),
             ("per-row terms", of_rows, our_rows),

@@ -53,6 +53,6 @@ def test_a_run_taken_in_its_last_segment_only_holds_as_much_as_a_real_one(memory
     kept = [trace.history.kept(0, steps) for trace in (long, real)]
     assert kept[0] == kept[1]
     assert len(kept[0]) == (steps + 1 if memory == "full" else math.isqrt(steps) + 1)
-    assert long.history._memory.shape == real.history._memory.shape
-    assert not torch.equal(long.state(), long.state(0))
+    assert long.history._memory.moving.shape == real.history._memory.moving.shape
+    assert not torch.equal(long.theta(), long.theta(0))
     assert gi.itd(long, dcgan.METRIC, last=3).any()

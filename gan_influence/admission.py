@@ -598,7 +598,7 @@ def _widened(part: Tensor) -> Tensor:
     return part.double() if part.is_floating_point() else part
 
 
-def _warn_of_ranges(trace: Trace, inputs: StepInputs) -> None:
+def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
     """Of a sigmoid where the loss takes logits, and of data in another range than the generator's."""
     game = trace.game
     if not isinstance(game.cost, GAN) or not isinstance(inputs.rows, Tensor):

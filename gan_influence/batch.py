@@ -61,8 +61,8 @@ class Inputs(NamedTuple):
         def own(leaf: Tensor) -> Tensor:
             return leaf[which] if with_draws and leaf.ndim and len(leaf) == n else leaf
 
-        drawn = (None if tree is None else trees.mapped(own, tree) for tree in (self.latents, self.noise))
-        return Inputs(trees.take(self.rows, which), *drawn, self.weights[..., which], self.time, self.turn)
+        latents, noise = trees.mapped(own, self.latents), trees.mapped(own, self.noise)
+        return Inputs(trees.take(self.rows, which), latents, noise, self.weights[..., which], self.time, self.turn)
 
     def of_batch(self, per_row: Float[Tensor, "*models N"]) -> Float[Tensor, "*models batch"]:
         """The entries of a per-row quantity that belong to this batch."""
@@ -100,5 +100,5 @@ class Inputs(NamedTuple):
         """What one of the models sees: ``()`` where there is one, ``(model,)`` or ``(run, model)``."""
         if len(model) < 2:
             return self._replace(weights=self.weights[model])
-        shared = trees.take((self.rows, self.latents, self.noise, self.indices), model[0])
-        return Inputs(*shared[:3], self.weights[model], self.time, self.turn, shared[3])
+        rows, latents, noise, indices = trees.take((self.rows, self.latents, self.noise, self.indices), model[0])
+        return Inputs(rows, latents, noise, self.weights[model], self.time, self.turn, indices)

@@ -230,7 +230,7 @@ class Field:
         return trees.equal((inputs.latents, inputs.noise), (self._last.latents, self._last.noise))
 
     @cached_property
-    def _forward_of_whole(self) -> Recorded[Tensor]:
+    def _forward_of_whole(self) -> Recorded:
         assert self._whole is not None
         return Recorded(ForwardGraph(self._whole).product)
 
@@ -311,5 +311,5 @@ def _beside(rows: Tree, drawn: Inputs) -> Inputs:
     def own(leaf: Tensor) -> Tensor:
         return leaf[:n] if leaf.ndim and len(leaf) == size else leaf
 
-    latents, noise = (None if tree is None else trees.mapped(own, tree) for tree in (drawn.latents, drawn.noise))
+    latents, noise = trees.mapped(own, drawn.latents), trees.mapped(own, drawn.noise)
     return Inputs(rows, latents, noise, drawn.weights, drawn.time, drawn.turn)

@@ -75,7 +75,7 @@ class Game:
             it. A removal then takes out the row's own cost; in the others' costs it stays, in retraining as in scores.
 
     Attributes:
-        players: by name, in the order of their parts of ``theta``.
+        players: by name, in the order of their parts of ``theta``; ``game.NAME`` is one.
         order: in which they move where they move one after another: that of ``players``; of a GAN, D first.
         loss: of the two short forms.
         seeing: the players whose cost has an entry a row. Found out before training.
@@ -130,6 +130,12 @@ class Game:
             _reject_batch_statistics(self.players[cost.sees_rows])
         _reject_shared_parameters(self.players)
         common_dtype(list(self.players.values()))
+
+    def __getattr__(self, name: str) -> Player:
+        players = self.__dict__.get("players", {})
+        if name not in players:
+            raise AttributeError(f"a Game has no attribute and no player {name!r}")
+        return players[name]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -224,7 +230,8 @@ class Game:
         drawn = batch.rows, batch.latents, batch.noise
 
         def costs(parts: tuple[Tensor, ...], weights: Tensor, held: Held, drawn: tuple) -> tuple[dict, Held]:
-            seen = Inputs(*drawn, weights, batch.time, batch.turn)
+            rows, latents, noise = drawn
+            seen = Inputs(rows, latents, noise, weights, batch.time, batch.turn)
             found, after = self.losses(parts, seen, held, moving)
             return found, {name: value.detach() for name, value in after.items()}
 

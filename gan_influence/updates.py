@@ -170,10 +170,10 @@ class Updates:
     def _kept(self, time: Tensor, average: Tensor) -> Tensor:
         if not any(map(callable, self.decays.values())):
             return self._keep
-        parts = [
-            self.decays[name](time).to(average).expand(size) if callable(self.decays.get(name)) else fixed
-            for name, size, fixed in zip(self._all, self.sizes, self._keep.split(self.sizes), strict=True)
-        ]
+        parts = []
+        for name, size, fixed in zip(self._all, self.sizes, self._keep.split(self.sizes), strict=True):
+            decay = self.decays.get(name)
+            parts.append(decay(time).to(average).expand(size) if callable(decay) else fixed)
         return torch.cat(parts)
 
     def held_at_start(self, held: Held) -> Held:

@@ -5,8 +5,8 @@ import torch
 from games import COSTS, GAMES, field, jacobian, lqgan, mlp, normal, relative_error, row_jacobian, value_function
 
 from gan_influence.adjoint import FieldGraph, linearise
-from gan_influence.optim import Updates
-from gan_influence.steps import step_inputs
+from gan_influence.updates import Updates
+from gan_influence.step import step_inputs
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 each_loss = pytest.mark.parametrize("loss", COSTS)

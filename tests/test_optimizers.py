@@ -8,7 +8,7 @@ import torch
 from games import GAMES, ORDERS, Adaptive, Momentum, lqgan, mlp, relative_error, same_bits, unrolled, unrolled_scores
 
 import gan_influence as gi
-from gan_influence.optim import Optimizer
+from gan_influence.optimizers import Optimizer
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 OPTIMIZERS = {

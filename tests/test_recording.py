@@ -13,7 +13,7 @@ from games import GAMES, Adaptive, minibatch_mlp, normal, same_bits
 
 import gan_influence as gi
 from gan_influence import adjoint, recording, steps
-from gan_influence.optim import Updates
+from gan_influence.updates import Updates
 from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.replay.cuda import Graph
 from gan_influence.replay.graph import traced

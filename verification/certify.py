@@ -93,15 +93,16 @@ def _check(trace: gi.Trace) -> None:
     game, updates = trace.game, trace.updates
     modules = game.generator.module, game.discriminator.module
     first, last = trace.inputs(0), trace.inputs(max(trace.steps - 1, 0))
-    plain = all(isinstance(one, gi.SGD) and one == gi.SGD(one.lr) and not callable(one.lr) for one in updates.pair)
+    rules = list(updates.optimizers.values())
+    plain = all(isinstance(one, gi.SGD) and one == gi.SGD(one.lr) and not callable(one.lr) for one in rules)
     wrong = {
         "a game of gi.models.lqgan": isinstance(modules[0], LinearGenerator)
         and isinstance(modules[1], QuadraticDiscriminator),
         'loss="minimax"': game.loss is gi.losses.LOSSES["minimax"],
         "full batches": first.indices is None and last.indices is None,
-        "plain SGD at one constant rate": plain and updates.pair[0] == updates.pair[1],
-        'update="simultaneous"': updates.order == "simultaneous",
-        "no averaged generator": updates.decay is None,
+        "plain SGD at one constant rate": plain and rules[0] == rules[1],
+        'update="simultaneous"': updates.update == "simultaneous",
+        "no averaged generator": not updates.decays,
         "weights of 1": bool((trace.weights == 1).all()),
     }
     for what, right in wrong.items():

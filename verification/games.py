@@ -22,7 +22,7 @@ class ParameterMetric:
         self.direction = direction
 
     def value(self, players: gi.Players) -> Tensor:
-        return (self.direction * torch.cat([players.phi, players.psi])).sum()
+        return (self.direction * torch.cat(list(players.parameters.values()))).sum()
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,18 @@ class Toy:
 
     def _value(self, theta: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.metric.value(gi.Players(self.trace.game, *self.trace.game.split(theta)))
+            return self.metric.value(gi.Players(self.trace.game, theta))
 
 
 def twin(trace: gi.Trace) -> LQGAN:
     """The LQGAN of a run on full batches, at the learning rate of its first step, dense and independent of torch."""
-    inputs, (eta, *_) = trace.inputs(0), trace.updates.rates(0)
-    return LQGAN(inputs.rows.numpy().ravel(), inputs.latents.numpy().ravel(), eta=eta, l2=trace.game.l2)
+    inputs, rates, l2 = trace.inputs(0), trace.updates.rates(0), trace.game.l2
+    return LQGAN(
+        inputs.rows.numpy().ravel(),
+        inputs.latents.numpy().ravel(),
+        eta=rates["generator"],
+        l2=(l2["generator"], l2["discriminator"]),
+    )
 
 
 def lqgan(

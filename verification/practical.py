@@ -125,7 +125,7 @@ def batches(schedule: gi.FullBatch | gi.Minibatches, steps: int, rows: int) -> l
     """The first steps of a schedule."""
     drawn = []
     for t in range(steps):
-        indices, latents = schedule(t)
+        indices, latents, _ = schedule(t)
         assert latents is not None
         drawn.append((np.arange(rows) if indices is None else np.asarray(indices), latents.numpy().ravel()))
     return drawn

@@ -88,7 +88,7 @@ def as_metrics(metric: Measurable | Sequence[Measurable]) -> list[Measurable]:
     Raises:
         ValueError: there is none.
     """
-    metrics = list(metric) if isinstance(metric, list | tuple) else [metric]
+    metrics: list[Any] = list(metric) if isinstance(metric, list | tuple) else [metric]
     if not metrics:
         raise ValueError("give a metric, or several, got an empty list")
     return metrics

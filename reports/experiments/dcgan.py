@@ -103,7 +103,7 @@ class Schedule:
     dtype: torch.dtype
 
     def __call__(self, t: int) -> gi.Batch:
-        indices, latents = self.single(t)
+        indices, latents, _ = self.single(t)
         assert latents is not None
         return gi.Batch(indices, latents.to(self.dtype))
 

@@ -12,7 +12,8 @@ from torch import nn
 
 import gan_influence as gi
 from gan_influence.metrics.metric import metric_values
-from gan_influence.steps import states
+from gan_influence.state import State
+from gan_influence.step import states
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.experiments.agreement import ERROR, relative_error, tau
 from reports.experiments.curves import LINE, along, times, times_across
@@ -116,9 +117,9 @@ def _change(trace: gi.Trace, metric: Any, lightened: list[int], share: float, st
     """``(E(w_j = 1 - h) - E(w = 1)) / h`` for each of the rows, retrained from ``start``: h = 1 removes the row."""
     weights = trace.weights.repeat(1 + len(lightened), 1)
     weights[range(1, len(weights)), lightened] -= share
-    state = trace.state(start).repeat(len(weights), 1, 1)
+    state = State(trace.state(start).moving.repeat(len(weights), 1, 1), {})
     *_, (_, end) = states(trace, state, weights, range(start, trace.steps))
-    values = metric_values(metric, trace.game, end[:, trace.updates.seen])
+    values = metric_values(metric, trace.game, end.moving[:, trace.updates.seen])
     return (values[1:] - values[0]) / share
 
 

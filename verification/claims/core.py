@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import gan_influence as gi
 from gan_influence.metrics import log_sums
-from gan_influence.optim import Optimizer
+from gan_influence.optimizers import Optimizer
 from verification import practical
 from verification.judge import at_most, relative, richardson
 from verification.ledger import Outcome, claim
@@ -180,7 +180,7 @@ class _Measure:
         self.likelihood = gi.metrics.AverageLogLikelihood(reference, latents, self.bandwidth)
 
     def value(self, players: gi.Players) -> Tensor:
-        return self.likelihood.value(players) + (torch.from_numpy(self.direction) * players.psi).sum()
+        return self.likelihood.value(players) + (torch.from_numpy(self.direction) * players.parameters["discriminator"]).sum()
 
     def dense(self, theta: Array) -> Array:
         """The same of parameters ``(..., 4)``, in NumPy."""
@@ -403,7 +403,7 @@ def replayed_states(preset: str) -> Outcome:
         asked = np.random.default_rng(seed).permutation(STEPS + 1)
         for name, memory in memories.items():
             trace = twin.trained(memory)
-            states = np.stack([trace.state(int(t))[[0, -1]].numpy() for t in asked])
+            states = np.stack([trace.state(int(t)).moving[[0, -1]].numpy() for t in asked])
             expected = np.stack([twin.run.theta[asked, 0], twin.run.seen[asked, 0]], axis=1)
             errors = [relative(states, expected)]
             for gamma in (0.0, 0.6):
@@ -592,7 +592,7 @@ class _Images:
         """The core's metric against a function of the parameters, differenced with steps of up to ``unit`` / 50."""
         game = gi.Game(nn.Linear(2, 2).double(), nn.Linear(2, 1).double())
         phi = torch.from_numpy(self.parameters).requires_grad_()
-        found = metric.value(gi.Players(game, phi, game.discriminator.vector()))
+        found = metric.value(gi.Players(game, [phi, game.discriminator.vector()]))
         (slope,) = torch.autograd.grad(found, phi, create_graph=True)
         directions = np.random.default_rng([self.seed, 15]).normal(size=(4, 6))
         curved = []

@@ -160,7 +160,7 @@ class _GeneratorAlone:
         self.metric = metric
 
     def value(self, players: gi.Players) -> Tensor:
-        return self.metric.value(gi.Players(players.game, players.phi, players.psi.detach()))
+        return self.metric.value(gi.Players(players.game, [players.parameters["generator"], players.parameters["discriminator"].detach()]))
 
 
 @claim(
@@ -240,7 +240,7 @@ def _difference(trace: gi.Trace, metric: gi.metrics.Metric, j: int, h: float) ->
     for weight in (1 + h, 1 - h):
         weights = trace.weights.clone()
         weights[j] = weight
-        again = gi.train(trace.game, trace.data, trace.schedule, trace.steps, trace.updates.pair, weights=weights)
+        again = gi.train(trace.game, trace.data, trace.schedule, trace.steps, trace.updates.optimizers, weights=weights)
         ends.append(float(_value(metric, again)))
     return -(ends[0] - ends[1]) / (2 * h)
 
@@ -513,7 +513,7 @@ class _Coordinate:
         self.index = index
 
     def value(self, players: gi.Players) -> Tensor:
-        return players.psi[self.index]
+        return players.parameters["discriminator"][self.index]
 
 
 @claim(

@@ -33,11 +33,8 @@ def minimax_f(preset: str) -> Outcome:
     fake = players.discriminate(players.generate(inputs.latents)).detach().numpy()
     real = players.discriminate(inputs.rows).detach().numpy()
     goodfellow = np.mean(np.log(1 / (1 + np.exp(-real)))) + np.mean(np.log(1 - 1 / (1 + np.exp(-fake))))
-    phi, psi = toy.trace.game.split(toy.trace.theta())
-    _, discriminator_loss = toy.trace.game.losses(
-        phi, psi, inputs.rows, inputs.latents, torch.ones(30, dtype=torch.float64)
-    )
-    error = abs(-float(discriminator_loss) - goodfellow)
+    costs, _ = toy.trace.game.losses(toy.trace.theta(), inputs)
+    error = abs(-float(costs["discriminator"]) - goodfellow)
     wrong = bool(curvature.min() > 0)
     verdict = "corrected" if wrong and error < 1e-12 else "refuted" if wrong else "holds"
     return Outcome(

@@ -9,7 +9,8 @@ from torch import Tensor
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
 from gan_influence.metrics.metric import metric_values
-from gan_influence.steps import states
+from gan_influence.state import State
+from gan_influence.step import states
 from verification import games, lqgan
 from verification.judge import at_most, close, observed_order, relative, removal_derivative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
@@ -93,7 +94,7 @@ def _tethered_ends(toy: games.Toy, gamma: float, j: int, shifts: np.ndarray) -> 
     theta = trace.theta(0).repeat(len(shifts), 1)
     inputs = trace.inputs(0)
     for t in range(trace.steps):
-        v = torch.cat(trace.game.gradient(*trace.game.leaves(theta), inputs.rows, inputs.latents, weights), dim=-1)
+        v = torch.cat(trace.game.field(trace.game.leaves(theta), inputs._replace(weights=weights))[0], dim=-1)
         theta = theta - toy.lr * (v + gamma * (theta - trace.theta(t)))
     return theta.numpy()
 
@@ -284,15 +285,14 @@ def central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarray
     shifts = torch.tensor(np.concatenate([steps, -steps]))
     weights = toy.trace.weights.repeat(len(shifts), 1)
     weights[:, j] += shifts
-    state = toy.trace.state(0).repeat(len(shifts), 1, 1)
+    state = State(toy.trace.state(0).moving.repeat(len(shifts), 1, 1), {})
     *_, (_, end) = states(toy.trace, state, weights, range(toy.trace.steps))
-    values = metric_values(toy.metric, toy.trace.game, end[:, 0]).numpy()
+    values = metric_values(toy.metric, toy.trace.game, end.moving[:, 0]).numpy()
     return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
 
 
 def core_jacobian(trace: gi.Trace) -> np.ndarray:
     """J, from the core's products ``J^T e_k``."""
-    inputs = trace.inputs(0)
-    graph = FieldGraph(trace.game, trace.theta(), trace.weights, inputs.rows, inputs.latents)
+    graph = FieldGraph(trace.game, trace.theta(), trace.inputs(0))
     units: Tensor = torch.eye(trace.game.size, dtype=torch.float64)
     return torch.stack([graph.transpose_product(unit) for unit in units]).numpy()

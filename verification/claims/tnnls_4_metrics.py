@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import gan_influence as gi
-from gan_influence import recording
+from gan_influence.replay import recorded
 from verification import games, lqgan
 from verification.claims.tnnls_3_influence import core_jacobian
 from verification.judge import at_most, close, correction, observed_order, relative, slope
@@ -336,18 +336,17 @@ def _algorithm_1_for_one_row(toy: games.Toy, row: int) -> float:
     """TNNLS Algorithm 1 as printed, for one row."""
     trace, game = toy.trace, toy.trace.game
     theta = trace.theta().clone().requires_grad_()
-    (u,) = torch.autograd.grad(toy.metric.value(gi.Players(game, *game.split(theta))), theta)
+    (u,) = torch.autograd.grad(toy.metric.value(gi.Players(game, theta)), theta)
     score = 0.0
     for t in reversed(range(trace.steps)):
         inputs = trace.inputs(t)
         theta = trace.theta(t).clone().requires_grad_()
-        phi, psi = game.split(theta)
-        generator_loss, discriminator_loss = game.losses(phi, psi, inputs.rows, inputs.latents, trace.weights)
+        generator_loss, discriminator_loss = game.losses(theta, inputs)[0].values()
         of_generator, of_discriminator = (
             torch.autograd.grad(cost, theta, create_graph=True)[0] for cost in (generator_loss, discriminator_loss)
         )
         v = torch.cat([game.split(of_generator)[0], game.split(of_discriminator)[1]])
-        cost = game.loss.real(game.discriminator.at(psi)(inputs.rows[row : row + 1]).reshape(-1)).sum()
+        cost = game.loss.real(game.discriminator.at(game.split(theta)[1])(inputs.rows[row : row + 1]).reshape(-1)).sum()
         (change,) = torch.autograd.grad(cost, theta)
         score += toy.lr / len(trace.data) * float(change @ u)
         (product,) = torch.autograd.grad(v @ u, theta)
@@ -361,11 +360,11 @@ WIDTHS = (32, 64, 128, 256)
 @contextmanager
 def _as_called() -> Iterator[None]:
     """Without recordings, whose one-time cost and tracing would be counted."""
-    usual, recording._EAGER_CALLS = recording._EAGER_CALLS, 10**9
+    usual, recorded._EAGER_CALLS = recorded._EAGER_CALLS, 10**9
     try:
         yield
     finally:
-        recording._EAGER_CALLS = usual
+        recorded._EAGER_CALLS = usual
 
 
 def operations(call: Callable[[], object]) -> int:

@@ -23,7 +23,7 @@ class _Parameters:
         self.direction = direction
 
     def value(self, players: gi.Players) -> Tensor:
-        return (self.direction * players.psi).sum()
+        return (self.direction * list(players.parameters.values())[-1]).sum()
 
 
 class _Regression:

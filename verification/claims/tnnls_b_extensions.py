@@ -10,7 +10,7 @@ from scipy.stats import kendalltau
 from torch import Tensor
 
 import gan_influence as gi
-from gan_influence.optim import LearningRate, Optimizer
+from gan_influence.optimizers import LearningRate, Optimizer
 from verification import games, practical, unrolled
 from verification.claims.tnnls_4_metrics import operations
 from verification.judge import at_most, correction, relative, removal_derivative

@@ -572,7 +572,7 @@ def definition_2_sign(preset: str) -> Outcome:
     def value(theta: Array) -> float:
         game = toy.trace.game
         with torch.no_grad():
-            return float(toy.metric.value(gi.Players(game, *game.split(torch.from_numpy(theta)))))
+            return float(toy.metric.value(gi.Players(game, torch.from_numpy(theta))))
 
     expected = np.array([value(end) for end in ends]) - value(toy.thetas[-1])
     removals = [[j] for j in range(count)]
@@ -613,7 +613,7 @@ def iclr_eq_10(preset: str) -> Outcome:
     amended = max(relative(product, slope_of), relative(of_lqgan, slope_of_lqgan))
     wrong = relative(literal.ravel(), slope_of_lqgan)
     j_gg, step = _eq_12(wide)
-    sizes = [player.size for player in wide.trace.game.players]
+    sizes = [player.size for player in wide.trace.game.players.values()]
     misfit = mixed.shape != slope_of.shape and j_gg.shape != (sizes[1], sizes[1])
     verdict = "corrected" if max(amended, step) <= 1e-7 else "refuted"
     return Outcome(
@@ -656,11 +656,10 @@ def _eq_12(toy: games.Toy) -> tuple[Array, float]:
     """J_GG, and how far (I - eta_G J_GG) dtheta_G - eta_G J_GD dtheta_D is off a differenced step of the generator."""
     game, seen = toy.trace.game, toy.trace.inputs(0)
     theta = toy.trace.theta().detach().clone()
-    size = game.players[0].size
+    size = game.generator.size
 
     def slope(at: torch.Tensor) -> torch.Tensor:
-        phi, psi = game.split(at)
-        cost = game.losses(phi, psi, seen.rows, seen.latents, toy.trace.weights)[0]
+        cost = game.losses(at, seen)[0]["generator"]
         return torch.autograd.grad(cost, at, create_graph=True)[0][:size]
 
     jacobian = torch.autograd.functional.jacobian(slope, theta).numpy()
