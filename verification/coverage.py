@@ -31,8 +31,8 @@ class Item:
 DEFINES = "defines a symbol; what is said of it is tested where it is used"
 STYLEGAN = "StyleGAN on AFHQ-Cat: neither the model's training nor its data is here"
 CLEANSING = "data cleansing by the scores, an experiment that this repository does not have yet"
-LAYERS = "an architecture; tests/test_dcgan.py and tests/test_fcgan.py count its layers and parameters"
-CLASSIFIER = "an architecture; tests/test_classifier.py has the sizes of its layers"
+LAYERS = "an architecture; tests/models/test_dcgan.py and tests/models/test_fcgan.py count its layers and parameters"
+CLASSIFIER = "an architecture; tests/models/test_classifier.py has the sizes of its layers"
 SETTINGS = "settings; the experiments' presets have them, or the published code's where these differ"
 UNUSED_SETTINGS = "settings of the cleansing on MNIST, an experiment that this repository does not have yet"
 REASONS = (DEFINES, STYLEGAN, CLEANSING, LAYERS, CLASSIFIER, SETTINGS, UNUSED_SETTINGS)

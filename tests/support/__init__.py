@@ -1,0 +1,1 @@
+"""What tests share: games, references written without the core, committed results."""
