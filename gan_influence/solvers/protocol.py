@@ -83,15 +83,15 @@ class Solution:
         x: the solutions; leading dimensions, where a solver reads several off, as a series its partial sums.
         products: how many products with a matrix were made, each with one vector or with all k at once.
         residual: ``|A^T x - b| / |b|`` of each; ``None`` where the solver did not measure it.
-        converged: is the residual, or the error, what the solver's settings ask for? ``None`` where they ask for no
-            such thing, as a series that is to be cut off after so many terms.
+        converged: is the residual, or the error, what the solver's settings ask for, of each or of all? ``None`` where
+            they ask for no such thing, as a series that is to be cut off after so many terms.
         told: where not all have converged: where, how far they got, and what to do.
     """
 
     x: Float[Tensor, "*read k d"]
     products: int
     residual: Float[Tensor, "*read k"] | None = None
-    converged: Bool[Tensor, "*read k"] | None = None
+    converged: Bool[Tensor, "*read k"] | bool | None = None
     told: str = ""
 
 
@@ -132,18 +132,20 @@ def check_solution(found: Solution, solver: Solver, operator: Operator, b: Float
 
     Raises:
         TypeError: it is none.
-        ValueError: it has not the shape of ``b``.
+        ValueError: it has not the shape, type and device of ``b``.
         ConvergenceError: some are not solved.
     """
     name = type(solver).__name__
     if not isinstance(found, Solution):
         raise TypeError(f"{name}.solve must return a gi.solvers.Solution, got {type(found).__name__}")
-    if found.x.shape[-2:] != b.shape:
+    if found.x.shape[-2:] != b.shape or (found.x.dtype, found.x.device) != (b.dtype, b.device):
         raise ValueError(
-            f"{name}.solve must return x of the right-hand sides' shape {tuple(b.shape)}, got {tuple(found.x.shape)}"
+            f"{name}.solve must return x of the right-hand sides' shape {tuple(b.shape)}, {b.dtype} on {b.device}, got "
+            f"{tuple(found.x.shape)}, {found.x.dtype} on {found.x.device}"
         )
-    if found.converged is not None and not found.converged.all():
-        rows = ~found.converged.reshape(-1, len(b)).all(0)
+    converged = torch.as_tensor(found.converged is None or found.converged).expand(found.x.shape[:-1])
+    if not converged.all():
+        rows = ~converged.reshape(-1, len(b)).all(0)
         raise ConvergenceError(
             found.told
             or f"{name} has not converged at {operator.where(rows)} after {found.products} products: allow "

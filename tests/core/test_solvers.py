@@ -309,8 +309,10 @@ def test_settings_are_compared_by_value(terms):
     ("answer", "error", "message"),
     [
         (lambda b: b, TypeError, r"Own.solve must return a gi.solvers.Solution, got Tensor"),
-        (lambda b: Solution(b[0], 1), ValueError, r"x of the right-hand sides' shape \(1, 4\), got \(4,\)"),
-        (lambda b: Solution(b[:, :3], 1), ValueError, r"x of the right-hand sides' shape \(1, 4\), got \(1, 3\)"),
+        (lambda b: Solution(b[0], 1), ValueError, r"shape \(1, 4\), torch.float64 on cpu, got \(4,\)"),
+        (lambda b: Solution(b[:, :3], 1), ValueError, r"shape \(1, 4\), .* got \(1, 3\), torch.float64"),
+        (lambda b: Solution(b.float(), 1), ValueError, r"got \(1, 4\), torch.float32 on cpu"),
+        (lambda b: Solution(b, 7, converged=False), gi.ConvergenceError, r"Own has not converged at step 2 after 7"),
         (lambda b: Solution(b * torch.nan, 1), gi.ConvergenceError, r"NaN or infinite"),
         (
             lambda b: Solution(b, 7, converged=torch.tensor([False])),
@@ -351,3 +353,20 @@ def test_a_solver_that_does_not_take_rows_of_several_matrices_is_given_one_stop_
     for solver in (Own(), ByRows()):
         gi.aid(trace, problem.metric(), solver=solver, at=[2, 5])
     assert given == [("step 2", (1, 4)), ("step 5", (1, 4)), ("step 2, 5", (2, 4))]
+
+
+@pytest.mark.parametrize("solver", ["neumann", Neumann(60, scale=6.0)], ids=["name", "object"])
+def test_a_series_that_diverges_warns_where_aid_is_called(solver):
+    problem = lqgan(l2=(0.5, 0.5))
+    trace, named = problem.train(5), {"terms": 60, "scale": 6.0} if solver == "neumann" else {}
+    with pytest.warns(RuntimeWarning, match="does not converge at step 5") as caught:
+        gi.aid(trace, problem.metric(), solver=solver, **named)
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_one_solver_serves_several_runs():
+    solver, problem = GMRES(), mlp(l2=(0.5, 0.5))
+    traces = [problem.train(steps) for steps in (5, 20)]
+    for trace in (*traces, traces[0]):
+        scores = gi.aid(trace, problem.metric(), solver=solver)
+        assert relative_error(scores, dense_limit(problem, trace.theta())) < 1e-9
