@@ -224,7 +224,7 @@ def _value(metric: Any, game: Game, theta: Any, held: Held | None) -> Float[Tens
     value = measured(Players(game, theta, held, mode=_mode(metric)))
     if not isinstance(value, Tensor) or (value.numel() != 1 and (value.ndim != 1 or not value.numel())):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"metric {_name(metric)} must return a scalar tensor, or a vector (k,), got {got}")
+        raise TypeError(f"metric {_name(metric)} must return a scalar tensor, got {got}: one number, or (k,)")
     return value if value.ndim == 1 and len(value) > 1 else value.reshape(())
 
 

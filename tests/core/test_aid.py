@@ -385,7 +385,7 @@ def test_a_run_is_recorded_once_for_all_of_its_series(monkeypatch):
 @pytest.mark.parametrize("options", [{"terms": [3, 40]}, {"solver": "gmres"}], ids=["neumann", "gmres"])
 def test_batches_of_all_rows_in_another_order_give_the_scores_of_the_full_batch(make, options):
     problem = make(l2=(0.3, 0.2))
-    _, latents = problem.schedule(0)
+    latents = problem.schedule(0).latents
     shuffled = gi.Minibatches(len(problem.data), len(problem.data), seed=3)
     trace = problem.but(schedule=lambda t: gi.Batch(shuffled(t).indices, latents)).train(STEPS)
     scores = gi.aid(trace, problem.metric(), **options)
@@ -395,7 +395,7 @@ def test_batches_of_all_rows_in_another_order_give_the_scores_of_the_full_batch(
 
 def test_the_stochastic_series_tends_to_that_of_the_full_batch_as_the_learning_rate_falls():
     problem = lqgan(l2=(0.3, 0.2))
-    _, latents = problem.schedule(0)
+    latents = problem.schedule(0).latents
     thirds = torch.randperm(24, generator=torch.Generator().manual_seed(3)).view(3, 8)
     trace = problem.but(schedule=lambda t: gi.Batch(thirds[t % 3], latents)).train(6)
     full = dataclasses.replace(trace, schedule=problem.schedule)
@@ -463,7 +463,7 @@ def test_all_rows_with_fresh_latents_are_a_batch_like_any_other():
 @pytest.mark.bits
 def test_all_rows_with_copies_of_the_same_latents_are_the_full_batch_to_the_bit():
     problem = mlp(l2=(0.3, 0.2))
-    _, latents = problem.schedule(0)
+    latents = problem.schedule(0).latents
     trace = problem.train(STEPS)
     copied = dataclasses.replace(trace, schedule=lambda t: gi.Batch(None, latents.clone()))
     for options in ({"terms": [2, 20]}, {"solver": "gmres"}):

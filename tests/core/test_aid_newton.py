@@ -100,7 +100,7 @@ def test_a_step_brings_scores_nearer_to_removals_at_the_equilibrium_not_to_retra
     without = np.stack([game.equilibrium(equilibrium, weights) for weights in game.without(rows)])
 
     def value(theta):
-        players = gi.Players(trace.game, *trace.game.split(torch.from_numpy(theta)))
+        players = gi.Players(trace.game, torch.from_numpy(theta))
         return problem.metric().value(players).detach()
 
     removals = torch.stack([value(theta) - value(equilibrium) for theta in without])
@@ -239,7 +239,7 @@ def test_newton_must_be_a_whole_number_of_steps(newton):
 def test_forward_products_are_those_with_the_dense_matrix(make, loss):
     problem = make(loss=loss)  # with wasserstein and no l2 blocks of J are zero
     theta, weights = problem.start(), normal(8, len(problem.data)).abs()
-    graph = ForwardGraph(FieldGraph(problem.game(), theta, weights, problem.data, problem.schedule(0).latents))
+    graph = ForwardGraph(FieldGraph(problem.game(), theta, problem.inputs(weights)))
     J = jacobian(problem, theta, weights)
     with torch.no_grad():
         columns = torch.stack([graph.product(unit) for unit in torch.eye(len(theta)).double()], dim=1)

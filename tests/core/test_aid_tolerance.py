@@ -272,9 +272,9 @@ def test_without_a_tolerance_all_terms_are_summed_with_the_same_bits_as_before(m
     problem = make(l2=(0.3, 0.2))
     trace, metric = problem.train(20), problem.metric()
     assert inspect.signature(gi.aid).parameters["tolerance"].default is None
-    graph = FieldGraph(trace.game, trace.theta(), trace.weights, trace.data, trace.schedule(0).latents)
+    graph = FieldGraph(trace.game, trace.theta(), trace.inputs(0))
     theta = trace.theta().clone().requires_grad_()
-    (term,) = torch.autograd.grad(metric.value(gi.Players(trace.game, *trace.game.split(theta))), theta)
+    (term,) = torch.autograd.grad(metric.value(gi.Players(trace.game, theta)), theta)
     total = term.clone()
     for _ in range(29):
         scaled = problem.eta * term

@@ -357,17 +357,13 @@ class Measure:
 
 FRESH = normal(4, 18, 1)
 NOT_A_METRIC = {
-    "no-value": (len, r"is no metric: it needs a method value\(players\)"),
-    "vector": (Measure(lambda players: players.generate(FRESH)[:, 0]), r"Measure must return a scalar .*shape \(18,\)"),
+    "no-value": ("FID", r"is no metric: it needs a method value\(players\)"),
+    "matrix": (Measure(lambda players: players.generate(FRESH)), r"Measure must return a scalar .*shape \(18, 1\)"),
     "number": (Measure(lambda players: 1.0), r"Measure must return a scalar tensor, got float"),
 }
 NOT_DIFFERENTIABLE = {
     "detached": (Measure(lambda players: players.generate(FRESH).detach().mean()), r"not differentiable.*detach\(\)"),
-    "constant": (Measure(lambda players: torch.tensor(1.0).double()), r"depends on neither player"),
-    "discriminator-only": (
-        Measure(lambda players: players.discriminate(FRESH).mean()),
-        r"Measure does not depend on the generator's parameters",
-    ),
+    "constant": (Measure(lambda players: torch.tensor(1.0).double()), r"depends on no player"),
 }
 
 

@@ -5,8 +5,8 @@ import torch
 from support.games import COSTS, GAMES, field, jacobian, lqgan, mlp, normal, relative_error, row_jacobian, value_function
 
 from gan_influence.adjoint import FieldGraph, linearise
+from gan_influence.state import State
 from gan_influence.updates import Updates
-from gan_influence.step import step_inputs
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 each_loss = pytest.mark.parametrize("loss", COSTS)
@@ -17,7 +17,7 @@ def weights_of(problem):
 
 
 def graph_of(problem, theta, weights):
-    return FieldGraph(problem.game(), theta, weights, problem.data, problem.schedule(0).latents)
+    return FieldGraph(problem.game(), theta, problem.inputs(weights))
 
 
 @each_game
@@ -25,7 +25,7 @@ def graph_of(problem, theta, weights):
 def test_gradient_equals_autograd_of_hand_written_costs(make, loss):
     problem = make(loss=loss, l2=(0.3, 0.2))
     game, weights = problem.game(), weights_of(problem)
-    v = game.gradient(*game.leaves(game.theta()), problem.data, problem.schedule(0).latents, weights)
+    v, _ = game.field(game.leaves(game.theta()), problem.inputs(weights))
     assert relative_error(torch.cat(v), field(problem, problem.start(), weights)) < 1e-13
 
 
@@ -93,9 +93,9 @@ def test_pulling_back_a_step_multiplies_by_transposed_z(damping, rates):
     problem = mlp(rates=rates)
     trace = problem.train(0)
     theta, u = problem.start(), normal(12, 2, 1, sum(problem.sizes))
-    inputs = step_inputs(trace.inputs(0), problem.ones)
-    after, pull_back = linearise(problem.game(), trace.updates, trace.updates.phases(0), damping, theta[None], *inputs)
-    assert relative_error(after[0], theta - problem.eta * field(problem, theta, problem.ones)) < 1e-13
+    state, inputs = State(theta[None], {}), problem.inputs(problem.ones)
+    after, pull_back = linearise(problem.game(), trace.updates, trace.updates.phases(0), damping, state, inputs)
+    assert relative_error(after.moving[0], theta - problem.eta * field(problem, theta, problem.ones)) < 1e-13
     before, terms = pull_back(u)
     eye = torch.eye(len(theta), dtype=torch.float64)
     Z = eye - problem.eta[:, None] * (jacobian(problem, theta, problem.ones) + damping * eye)

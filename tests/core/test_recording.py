@@ -12,11 +12,12 @@ import torch
 from support.games import GAMES, Adaptive, minibatch_mlp, normal, same_bits
 
 import gan_influence as gi
-from gan_influence import adjoint, recording, steps
-from gan_influence.updates import Updates
-from gan_influence.replay.recorded import Recorded, RecordedLinearisation
+from gan_influence import adjoint, step
+from gan_influence.replay import recorded as recording
 from gan_influence.replay.cuda import Graph
 from gan_influence.replay.graph import traced
+from gan_influence.replay.recorded import Recorded, RecordedLinearisation
+from gan_influence.updates import Updates
 
 CALLS = 80  # more than the 64 that are made before recording
 
@@ -229,7 +230,7 @@ def eager(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(steps, "step", noted("step", steps.step))
+    monkeypatch.setattr(step, "step", noted("step", step.step))
     monkeypatch.setattr(adjoint, "linearise", noted("linearise", adjoint.linearise))
     return called
 

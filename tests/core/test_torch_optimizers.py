@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from support.games import ORDERS, lqgan, minibatch_mlp, normal
 from hypothesis import given
 from hypothesis import strategies as st
+from support.games import ORDERS, batch_of, lqgan, minibatch_mlp, normal
 from torch import nn
 from torch.nn.functional import softplus
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
@@ -169,10 +169,10 @@ def torch_training(problem, optimizers, steps, order, decay=None):
         average.update_parameters(generator)  # torch's first update copies
 
     def cost_of_generator(t):
-        return softplus(-discriminator(generator(problem.schedule(t).latents.to(problem.data)))).mean()
+        return softplus(-discriminator(generator(batch_of(problem, t, order).latents.to(problem.data)))).mean()
 
     def cost_of_discriminator(t):
-        indices, latents = problem.schedule(t)
+        indices, latents, _ = batch_of(problem, t, order)
         fake = discriminator(generator(latents.to(problem.data)).detach())
         return softplus(-discriminator(problem.data[indices])).mean() + softplus(fake).mean()
 

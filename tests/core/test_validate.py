@@ -310,7 +310,7 @@ def test_replicas_of_the_last_steps_start_at_the_window():
     late = sorted(set(range(30)) - set(torch.cat([problem.schedule(t).indices for t in range(12, 18)]).tolist()))
     _, rounding = counterfactual_and_rounding(trace, metric, [[late[0]]], signs, last=8)
     for sign, found in zip(signs, rounding.tolist(), strict=True):
-        start = trace.state(12)[0]
+        start = trace.theta(12)
         moved = problem.but(schedule=lambda t: problem.schedule(t + 12))
         moved = moved_by(moved, start + sign * EPS / 2 * start - problem.start())
         assert found == pytest.approx(float(metric(moved.train(8)) - metric(trace)), rel=1e-4)
@@ -322,7 +322,7 @@ def test_only_parameters_move_not_what_an_optimiser_remembers(monkeypatch, large
 
     class Average:
         def value(self, players):
-            return players.phi.sum()
+            return players.parameters["generator"].sum()
 
     trace = lqgan().train(20, ema_decay=0.999, optimizer=(gi.SGD(1e-30), gi.SGD(0.1)))
     signs = 1e6 * documented_signs(0, 1, 4)
@@ -336,7 +336,7 @@ def test_only_parameters_move_not_what_an_optimiser_remembers(monkeypatch, large
 def test_a_start_moves_by_the_rounded_half_unit(dtype):
     class FirstParameter:
         def value(self, players):
-            return players.phi[0].double()  # of a generator that hardly moves
+            return players.parameters["generator"][0].double()  # of a generator that hardly moves
 
     problem = in_dtype(mlp(), dtype)
     trace = problem.train(2, optimizer=(gi.SGD(1e-30), gi.SGD(0.1)))
@@ -352,7 +352,7 @@ class Fine:
     """In float64, so that its last place is far below what float32 training does to it, on every machine."""
 
     def value(self, players):
-        return players.phi.double().sum()
+        return players.parameters["generator"].double().sum()
 
 
 def test_the_floor_is_the_root_mean_square_of_what_the_replicas_do():
@@ -444,7 +444,7 @@ def test_large_models_are_validated_one_after_another(one_at_a_time):
     assert same_bits(found.truth, torch.stack(alone))
     signs = 1e6 * documented_signs(0, 3, trace.game.size)
     _, rounding = counterfactual_and_rounding(trace, metric, [[3]], signs, last=20)
-    start = trace.state(10)[0]
+    start = trace.theta(10)
     for sign, difference in zip(signs, rounding.tolist(), strict=True):
         moved = minibatch_mlp(30, 3).but(schedule=lambda t: trace.schedule(t + 10))
         moved = moved_by(moved, start + sign * EPS / 2 * start - moved.start())
@@ -466,7 +466,7 @@ class Wide:
     """In float64 whatever the players are, and huge beside what a row does to it."""
 
     def value(self, players):
-        return 1e9 + players.phi.double().sum()
+        return 1e9 + players.parameters["generator"].double().sum()
 
 
 def test_differences_of_a_wider_metric_keep_its_digits():
@@ -483,7 +483,7 @@ def test_differences_of_a_wider_metric_keep_its_digits():
 def test_small_influences_do_not_underflow_in_a_small_type():
     class Small:
         def value(self, players):
-            return 1e-9 * players.phi.double().sum()
+            return 1e-9 * players.parameters["generator"].double().sum()
 
     trace = in_dtype(lqgan(rates=(0.5, 0.5)), torch.float16).train(30)
     assert gi.counterfactual(trace, Small(), [[row] for row in range(8)]).eq(0).all()

@@ -26,7 +26,7 @@ def game(loss="squared_error", model=None, **options):
 
 
 def value(metric, of):
-    return metric.value(gi.Players(of, *of.split(of.theta())))
+    return metric.value(gi.Players(of, of.theta()))
 
 
 def test_it_is_the_mean_of_the_games_own_loss():

@@ -32,7 +32,7 @@ BY_HAND = {
 
 
 def players(game):
-    return gi.Players(game, *game.split(game.theta()))
+    return gi.Players(game, game.theta())
 
 
 def at(loss, **options):

@@ -60,7 +60,7 @@ def giving(rows):
 
 
 def players(game, theta=None):
-    return gi.Players(game, *game.split(game.theta() if theta is None else theta))
+    return gi.Players(game, game.theta() if theta is None else theta)
 
 
 def numbers(rows):

@@ -375,8 +375,8 @@ def test_l2_of_kernels_is_part_of_the_cost_that_is_reported():
     for of in ("none", "kernels", "all"):
         l2 = (0.0, 0.0) if of == "none" else (0.3, 0.2)
         game = gi.Game(problem.generator, problem.discriminator, l2=l2, l2_of="all" if of == "none" else of)
-        latents = problem.schedule(0).latents
-        costs[of] = game.losses(*game.split(game.theta()), problem.data, latents, problem.ones)
+        inputs = problem.inputs(problem.ones)
+        costs[of] = game.losses(game.theta(), inputs)[0].values()
     for k, (rate, player) in enumerate(zip((0.3, 0.2), (problem.generator, problem.discriminator), strict=True)):
         squares = {
             of: sum(float(p.detach().square().sum()) for p in player.parameters() if p.ndim > least)

@@ -7,11 +7,14 @@ parameter vectors, so that the tests compare two independent computations.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import gan_influence as gi
+from gan_influence import trees
+from gan_influence.batch import Inputs
 
 COSTS = {  # (real, fake, generator)
     "minimax": (lambda a: (1 + (-a).exp()).log(), lambda a: (1 + a.exp()).log(), lambda a: -(1 + a.exp()).log()),
@@ -67,6 +70,10 @@ class Problem:
 
     def game(self) -> gi.Game:
         return gi.Game(self.generator, self.discriminator, loss=self.loss, l2=self.l2)
+
+    def inputs(self, weights: Tensor) -> Inputs:
+        """What step 0 sees, of these weights; of a schedule of all rows."""
+        return Inputs(self.data, self.schedule(0)[1], None, weights, torch.zeros((), dtype=torch.float64))
 
     def train(self, steps: int, **options) -> gi.Trace:
         optimizer = gi.SGD(self.rates[0]), gi.SGD(self.rates[1])
@@ -171,7 +178,7 @@ class Adaptive:
 def value_function(problem: Problem, theta: Tensor, weights: Tensor) -> Tensor:
     """V of TNNLS eq. 2 for the minimax loss, f(a) = log sigmoid(a), g(a) = f(-a), with R."""
     phi, psi = theta.split(problem.sizes)
-    _, latents = problem.schedule(0)
+    latents = problem.schedule(0)[1]
     real = problem.discriminate(psi, problem.data)
     fake = problem.discriminate(psi, problem.generate(phi, latents))
     first, second = problem.l2
@@ -182,10 +189,19 @@ def value_function(problem: Problem, theta: Tensor, weights: Tensor) -> Tensor:
     )
 
 
-def costs(problem: Problem, phi: Tensor, psi: Tensor, weights: Tensor, t: int = 0) -> tuple[Tensor, Tensor]:
+def batch_of(problem: Problem, t: int, order: str = "simultaneous") -> gi.Batch:
+    """Of step t; in turns the discriminator alone looks at rows, and an epoch counts its steps."""
+    if order == "turns" and isinstance(problem.schedule, gi.Minibatches):
+        return problem.schedule.at(t, (t + 1) // 2)
+    return problem.schedule(t)
+
+
+def costs(
+    problem: Problem, phi: Tensor, psi: Tensor, weights: Tensor, t: int = 0, order: str = "simultaneous"
+) -> tuple[Tensor, Tensor]:
     """``(L_G, L_D)`` of step t."""
     real, fake, generator = COSTS[problem.loss]
-    indices, latents = problem.schedule(t)
+    indices, latents = batch_of(problem, t, order)[:2]
     chosen = slice(None) if indices is None else indices
     rows, w = problem.data[chosen], weights[chosen]
     logits = problem.discriminate(psi, problem.generate(phi, latents))
@@ -217,7 +233,7 @@ def row_jacobian(problem: Problem, theta: Tensor, weights: Tensor, t: int = 0) -
 
 def removal_steps(problem: Problem, theta: Tensor, weights: Tensor, t: int = 0) -> Tensor:
     """Column j: ``dv_j = -(eta/|B|) grad_theta f(D(psi, x_j))`` with ``f = -real``, zero off the batch (eq. 9)."""
-    indices, _ = problem.schedule(t)
+    indices = problem.schedule(t)[0]
     chosen = list(range(len(problem.data))) if indices is None else indices.tolist()
     real = COSTS[problem.loss][0]
     steps = torch.zeros(len(theta), len(problem.data), dtype=torch.float64)
@@ -304,7 +320,11 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).detach().norm() / expected.detach().norm())
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
+def same_bits(one: Any, other: Any) -> bool:
+    """Of two tensors, or of two trees of them."""
+    if not isinstance(one, Tensor):
+        pairs = list(zip(trees.leaves(one), trees.leaves(other), strict=True))
+        return bool(pairs) and all(same_bits(*pair) for pair in pairs)
     return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
 
 
@@ -410,7 +430,7 @@ def textbook_run(
         for movers in turns:
             w = weights if t >= first_weighted else torch.ones_like(weights)
             at = [player.clone() for player in players]  # partial derivatives: psi may itself have come from phi
-            both = costs(problem, *at, w, t)
+            both = costs(problem, *at, w, t, order)
             gradients = {k: torch.autograd.grad(both[k], at[k], create_graph=True)[0] for k in map(int, movers)}
             for k, gradient in gradients.items():
                 taken[k] += 1
