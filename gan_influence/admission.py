@@ -263,16 +263,20 @@ def _check_calls(trace: Trace, inputs: Inputs) -> None:
     for turn in dict.fromkeys((inputs.turn, (inputs.turn + 1) % game.period)):
         batch = inputs._replace(turn=turn)
         before = trees.mapped(torch.clone, batch.in_step)
-        _check_form(game, game.costs(_Watched(trace), batch), batch)
+        try:
+            costs = game.costs(_Watched(trace), batch)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(f"the cost of this batch cannot be computed: {error}") from error
+        _check_form(game, costs, batch)
         if not trees.equal(batch.in_step, before):
             raise ValueError("the cost writes into its batch: let it work on copies, batch.rows.clone()")
 
-    def costs() -> Costs:
+    def again() -> Costs:
         return game.costs(Players(game, trace.theta()), inputs)
 
     with _unchanged(trace, "loss", trace.theta()):
-        first = costs()
-        if not trees.equal(first, costs()) or draws(costs, trace.weights.device):
+        first = again()
+        if not trees.equal(first, again()) or draws(again, trace.weights.device):
             raise ValueError(_another("loss"))
     game.seeing = frozenset(first.rows)
 

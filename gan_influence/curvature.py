@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial, reduce
 from operator import add
@@ -246,12 +247,21 @@ class Field:
         if self._whole is not None:
             return [self._whole.row_terms(c) for c in cotangents]
         trace, n = self._trace, self._trace.size
-        blocks = []
-        for k, start in enumerate(range(0, n, self._block)):
+        blocks, draws = [], self._full_batches()
+        for start in range(0, n, self._block):
             rows = trees.take(trace.data, slice(start, start + self._block))
-            batch = _beside(rows, trace.inputs(max(trace.steps - 1 - k, trace.first)))
+            batch = _beside(rows, next(draws))
             blocks.append(row_terms(trace.game, self._theta, cotangents, batch, n, self._held))
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
+
+
+    def _full_batches(self) -> Iterator[Inputs]:
+        """Those of the run's last steps with as many rows as a block has, backwards, and again from the end."""
+        trace = self._trace
+        for t in itertools.cycle(range(max(trace.steps - 1, trace.first), trace.first - 1, -1)):
+            inputs = trace.inputs(t)
+            if _size(inputs) == self._block:
+                yield inputs
 
 
 class ForwardGraph:

@@ -68,7 +68,7 @@ def of_game(trace: Trace, steps: Iterable[int]) -> dict[str, str]:
         "optimizer": "; ".join(map(_named, optimizers.values()))
         + f", {described(optimizers, [updates.rates(t) for t in steps])}",
         "update": str(updates.update),
-        "ema_decay": ", ".join(f"{_named(one)} of the {name}" for name, one in updates.decays.items()) or "None",
+        "ema_decay": ", ".join(_named(one) for one in updates.decays.values()) or "None",
         "averages": described(updates.decays, updates.average_buffers),
     }
 

@@ -174,8 +174,9 @@ def gradients_of(
         stops: after how many steps.
         seen: where the metrics look then; by default where the run is.
     """
+    states = [trace.state(stop) for stop in stops]
     if seen is None:
-        seen = torch.stack([trace.seen(stop) for stop in stops])
-    held = [trace.held(stop) for stop in stops]
+        seen = torch.stack([state.moving[trace.updates.seen] for state in states])
+    held = [trace.updates.seen_held(state.held) for state in states]
     found = [metric_gradients(metric, trace.game, seen, held) for metric in metrics]
     return torch.cat([one.reshape(-1, *seen.shape) for one in found])

@@ -7,7 +7,6 @@ it with other weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -81,5 +80,5 @@ def recorded_step(trace: Steppable, t: int) -> Recorded:
     key = trace.game, trace.updates, trace.updates.phases(t)
     recorded = trace.recorded.get(key)
     if recorded is None:
-        recorded = trace.recorded[key] = Recorded(partial(step, *key))
+        recorded = trace.recorded[key] = Recorded(lambda state, batch: step(*key, state, batch))
     return recorded

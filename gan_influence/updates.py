@@ -307,7 +307,7 @@ def _fitted(optimizer: Any, game: Game, name: str) -> Optimizer:
 
 def _cycle(update: Any, game: Game, names: list[str]) -> tuple[tuple[Phase, ...], ...]:
     everyone = game.names
-    if isinstance(update, str):
+    if isinstance(update, str) or not isinstance(update, Sequence):
         if update not in ORDERS:
             raise ValueError(f"unknown update {update!r}; known: {', '.join(ORDERS)}, or a list of players' names")
         if update == "simultaneous":
@@ -336,8 +336,9 @@ def _decays(decay: Any, game: Game) -> dict[str, Decay]:
         return {}
     if not isinstance(decay, Mapping):
         if "generator" not in game.players:
+            what = "is a one-player game" if len(game.players) == 1 else "game has none"
             raise ValueError(
-                "ema_decay averages the generator, but this game has none: name the players to be averaged, "
+                f"ema_decay averages the generator, but this {what}: name the players to be averaged, "
                 f"ema_decay={{{next(iter(game.players))!r}: {decay!r}}}"
             )
         decay = {"generator": decay}
@@ -345,7 +346,7 @@ def _decays(decay: Any, game: Game) -> dict[str, Decay]:
         if name not in game.players:
             raise ValueError(f"ema_decay names {name!r}, but the players are {', '.join(game.players)}")
         if not callable(one) and not (is_real(one) and 0 <= one < 1):
-            raise ValueError(f"ema_decay must be a number in [0, 1), a function of t, or None, got {one!r}")
+            raise ValueError(f"ema_decay must be a number in [0, 1), or None, got {one!r}; or a function of t")
     return dict(decay)
 
 

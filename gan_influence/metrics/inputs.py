@@ -48,9 +48,10 @@ def check_generator(metric: str, players: Players, dtype: torch.dtype) -> None:
         TypeError: it has not, or they are not.
     """
     if "generator" not in players.parameters:
+        names = list(players.parameters)
+        there = "one player" if len(names) == 1 else f"the players {', '.join(names)}"
         raise TypeError(
-            f"{metric} measures a generator, but this game's players are {', '.join(players.parameters)}: use "
-            "AverageLoss or PlayerLoss, or a GAN"
+            f"{metric} measures a generator, but this game has {there}: use AverageLoss or PlayerLoss, or a GAN"
         )
     of_generator = players.parameters["generator"].dtype
     if of_generator != dtype:

@@ -453,7 +453,7 @@ def test_indices_of_any_integer_type_name_rows(indices):
         (gi.Batch(np.arange(2), normal(0, 2, 2)), r"by a tensor of integers.*got ndarray"),
         (gi.Batch(torch.ones(14).bool(), normal(0, 2, 2)), r"by a tensor of integers.*got torch.bool"),
         (gi.Batch(torch.ones(2), normal(0, 2, 2)), r"by a tensor of integers.*got torch.float32"),
-        ([torch.arange(2), normal(0, 2, 2)], r"must give gi.Batch\(indices, latents\) of step 0, got list"),
+        ([torch.arange(2), normal(0, 2, 2)], r"must give gi.Batch\(indices, latents, noise\) of step 0, got list"),
     ],
 )
 def test_other_batches_are_refused(batch, message):

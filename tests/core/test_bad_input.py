@@ -35,7 +35,6 @@ TRAINING = {
     "scalar-data": ({"data": torch.tensor(1.0).double()}, ValueError, r"data must hold at least one row.*\(\)"),
     "array-for-data": ({"data": np.zeros((3, 1))}, TypeError, r"data must be a torch tensor .*got ndarray"),
     "single-data": ({"data": torch.zeros(3, 1)}, TypeError, r"data is float32, .*parameters are float64: convert"),
-    "integer-data": ({"data": torch.zeros(3, 1).long()}, TypeError, r"data is int64, .*float64: convert"),
     "single-latents": (
         {"schedule": gi.FullBatch(torch.zeros(3, 1))},
         TypeError,
@@ -153,20 +152,10 @@ GAMES = {
         ValueError,
         r"discriminator's BatchNorm1d '1' uses batch statistics.*GroupNorm or LayerNorm.*eval\(\)",
     ),
-    "batch-norm-in-generator": (
-        lambda: gi.Game(layers(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), gi.models.lqgan()[1]),
-        ValueError,
-        r"generator's BatchNorm1d '1' uses batch statistics",
-    ),
     "batch-norm-without-running-statistics": (
         lambda: gi.Game(*generator_and(layers(nn.BatchNorm1d(1, track_running_stats=False)).eval())),
         ValueError,
         r"discriminator's BatchNorm1d '0' uses batch statistics",
-    ),
-    "instance-norm-that-tracks": (
-        lambda: gi.Game(*generator_and(layers(nn.InstanceNorm1d(1, track_running_stats=True)))),
-        ValueError,
-        r"discriminator's InstanceNorm1d '0' uses batch statistics",
     ),
     "dropout-in-training": (
         lambda: gi.Game(*generator_and(layers(nn.Linear(1, 4), nn.Dropout(0.2), nn.Linear(4, 1)))),
@@ -191,7 +180,7 @@ GAMES = {
     "nothing-to-train": (
         lambda: gi.Game(*(player.requires_grad_(False) for player in gi.models.lqgan())),
         ValueError,
-        r"neither player has a parameter with requires_grad",
+        r"no player has a parameter with requires_grad",
     ),
 }
 

@@ -264,7 +264,7 @@ def in_another_process(folder, step, times):
         "import torch, test_checkpoints as t; torch.set_num_threads(1); "
         f"t.scores_of(t.watched_run({str(folder)!r}, t.Watched(t.killed_for_real, ({step}, {times}))))"
     )
-    paths = [str(Path(__file__).parents[1]), str(Path(gi.__file__).parents[1])]
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(gi.__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False).returncode
 

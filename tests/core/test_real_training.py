@@ -83,6 +83,8 @@ def test_finite_differences_in_the_weights_converge_to_the_scores_at_second_orde
         return float(metric(train(problem, name, order, 0.9, FEWER, weights=problem.ones + h * direction)))
 
     largest = 0.2 if name.startswith(("sgd", "momentum-d", "nesterov")) or name == "momentum" else 2e-3
+    if (name, order) == ("adam-and-sgd", "turns"):  # hardly curved: at 2e-3 rounding is all that is left
+        largest = 0.05
     coarse, fine = (abs((metric_at(h) - metric_at(-h)) / (2 * h) - slope) for h in (largest, largest / 2))
     assert fine < 1e-2 * abs(slope)
     assert 1.8 < math.log2(coarse / fine) < 2.2

@@ -93,7 +93,7 @@ def test_it_refuses_a_model_of_another_type():
 
 def test_it_refuses_a_loss_that_mixes_the_pairs():
     every_pair = game(lambda f, y: (f - y).square())  # (3, 1) against (3,)
-    with pytest.raises(ValueError, match=r"gave shape \(3, 3\) for 3 pairs: .*outputs are \(3, 1\), targets \(3,\)"):
+    with pytest.raises(ValueError, match=r"gave shape \(3, 3\) for 3 pairs: .*targets are \(3,\)"):
         value(AverageLoss(INPUTS, TARGETS[:, 0]), every_pair)
 
 

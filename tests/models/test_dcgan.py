@@ -357,12 +357,12 @@ def test_l2_of_kernels_leaves_biases_and_gains_alone(rates):
     plain, regular = (
         gi.Game(problem.generator, problem.discriminator, l2=l2, l2_of="kernels") for l2 in ((0, 0), rates)
     )
-    inputs = problem.data, problem.schedule(0).latents, problem.ones
+    inputs = problem.inputs(problem.ones)
     for rate, player, without, added in zip(
         rates,
-        plain.players,
-        plain.gradient(*plain.leaves(plain.theta()), *inputs),
-        regular.gradient(*regular.leaves(regular.theta()), *inputs),
+        plain.players.values(),
+        plain.field(plain.leaves(plain.theta()), inputs)[0],
+        regular.field(regular.leaves(regular.theta()), inputs)[0],
         strict=True,
     ):
         expected = [(rate if p.ndim > 1 else 0) * p.detach().reshape(-1) for p in player.module.parameters()]
@@ -376,7 +376,7 @@ def test_l2_of_kernels_is_part_of_the_cost_that_is_reported():
         l2 = (0.0, 0.0) if of == "none" else (0.3, 0.2)
         game = gi.Game(problem.generator, problem.discriminator, l2=l2, l2_of="all" if of == "none" else of)
         inputs = problem.inputs(problem.ones)
-        costs[of] = game.losses(game.theta(), inputs)[0].values()
+        costs[of] = list(game.losses(game.theta(), inputs)[0].values())
     for k, (rate, player) in enumerate(zip((0.3, 0.2), (problem.generator, problem.discriminator), strict=True)):
         squares = {
             of: sum(float(p.detach().square().sum()) for p in player.parameters() if p.ndim > least)
