@@ -35,7 +35,7 @@ from gan_influence.step import step
 from gan_influence.trace import Trace
 from gan_influence.trees import Tree
 
-__all__ = ["check_data", "check_end", "check_start"]
+__all__ = ["check_data", "check_end", "check_start", "constant_buffers"]
 
 _ROWS_ALONE = 4  # of a batch; each is a call
 _PROBED = 16  # rows, and as many latents, to differentiate a step twice
@@ -131,17 +131,24 @@ def check_start(trace: Trace, given: Game) -> None:
         _warn_of_ranges(trace, inputs)
 
 
-def check_end(trace: Trace, before: State) -> None:
+def check_end(trace: Trace, before: State, constants: Held) -> None:
     """Was the run what its steps say? Its last step is taken once more, and its rows looked at as at the start.
 
     Args:
         trace: a run of a step or more.
         before: the state before its last step.
+        constants: the modules' buffers that no call should change, as they were before training.
 
     Raises:
-        RuntimeError: the last step leads elsewhere.
+        RuntimeError: the last step leads elsewhere, or a call has changed another buffer than those that are kept.
         ValueError: a row's cost is not its own any more.
     """
+    for name, value in constant_buffers(trace.game).items():
+        if not trees.equal(value, constants[name]):
+            raise RuntimeError(
+                f"a call has changed the buffer {name!r}, but not the calls before training: what some steps write is "
+                "not replayed. Let every call write it"
+            )
     last, kept = trace.steps - 1, trace.state().moving
     inputs = trace.inputs(last)
     with repeatable(trace.weights.device):
@@ -154,6 +161,13 @@ def check_end(trace: Trace, before: State) -> None:
             "the loss, the optimiser or the schedule are not the same at every call. A counter, noise or a cache of "
             "their own is the usual reason"
         )
+
+
+def constant_buffers(game: Game) -> Held:
+    """Copies of the buffers that no call changes."""
+    held = game.held()
+    of_players = (player.buffers(list(dict(player.module.named_buffers()))) for player in game.players.values())
+    return {name: value for own in of_players for name, value in own.items() if name not in held}
 
 
 def _check_schedule(trace: Trace, t: int) -> None:
@@ -206,7 +220,7 @@ class _Watched(Players):
 
         given = trees.leaves(inputs)
         before, versions = [leaf.clone() for leaf in given], [leaf._version for leaf in given]
-        buffers = {name: value.clone() for name, value in player.module.named_buffers()}
+        buffers = {name: (own, own._version, own.clone()) for name, own in player.module.named_buffers()}
         with _unchanged(self._trace, player.role, self.parameters[player.role]):
             try:
                 first = call()
@@ -216,7 +230,7 @@ class _Watched(Players):
                 player.writes_inputs = True
                 for leaf, own in zip(given, before, strict=True):
                     leaf.copy_(own)
-            player.held = tuple(name for name in buffers if name in player.held or _changed(player, name, buffers))
+            player.held = tuple(name for name in buffers if name in player.held or _is_written(player, name, *buffers[name]))
             self.held = {**self.game.held(), **self.held}
             first, second = call(), call()
             if not trees.equal(first, second) or draws(call, self._trace.weights.device):
@@ -224,12 +238,13 @@ class _Watched(Players):
         return player.at(self.parameters[player.role], self.held)(*inputs)
 
 
-def _changed(player: Player, name: str, before: Held) -> bool:
-    """Has a call changed a buffer of the module's own? It is put back."""
+def _is_written(player: Player, name: str, before: Tensor, version: int, value: Tensor) -> bool:
+    """Has a call written into a buffer of the module's own, the same numbers perhaps? It is put back."""
     buffer = player.module.get_buffer(name)
-    if trees.equal(buffer, before[name]):
+    # Its version alone does not tell: torch's batch_norm writes behind its back.
+    if buffer is before and buffer._version == version and trees.equal(buffer, value):
         return False
-    buffer.copy_(before[name])
+    buffer.copy_(value)
     return True
 
 
@@ -556,8 +571,8 @@ def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
     if off > _OFF:
         warnings.warn(
             f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
-            "finite differences of the first: a module or the loss holds a detach(), or an operation whose second "
-            "derivative torch gets wrong. ITD and AID leave that out, retraining does not: ask "
+            "finite differences of the first: a module or the loss holds a detach(), an operation whose second "
+            "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and AID leave that out, retraining does not: ask "
             "gi.validate(trace, metric, scores)",
             RuntimeWarning,
             stacklevel=5,

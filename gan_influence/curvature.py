@@ -306,7 +306,7 @@ def _forward_product(
 
 def _graph(game: Game, theta: Float[Tensor, "*stops d"], batch: Inputs, held: Held) -> FieldGraph:
     stops = theta.shape[:-1]
-    own = {name: value.expand(*stops, *value.shape) for name, value in held.items()}
+    own = {name: value.expand((*stops, *value.shape)) for name, value in held.items()}
     return FieldGraph(game, theta, batch._replace(weights=batch.weights.repeat(*stops, 1)), own)
 
 

@@ -62,7 +62,7 @@ def _off(trace: Trace, inputs: Inputs, thetas: Float[Tensor, "2 d"], cotangents:
     """How far two models together, and two cotangents of one, are from each alone, relative to the largest number."""
 
     def pulled_back(theta: Tensor, weights: Tensor, cotangent: Tensor) -> Float[Tensor, "*models d+d"]:
-        own = trees.mapped(lambda buffer: buffer.expand(*theta.shape[:-1], *buffer.shape), held)
+        own = trees.mapped(lambda buffer: buffer.expand((*theta.shape[:-1], *buffer.shape)), held)
         field = FieldGraph(trace.game, theta, inputs._replace(weights=weights), own)
         value, product = field.value, field.both(cotangent)[0]
         return torch.cat([value.expand_as(product), product], dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gan_influence import trees
-from gan_influence.admission import check_data, check_end, check_start
+from gan_influence.admission import check_data, check_end, check_start, constant_buffers
 from gan_influence.batch import Batch
 from gan_influence.checks import is_whole
 from gan_influence.devices import check_device
@@ -114,9 +114,10 @@ def train(
         if callback is not None:
             callback(t + 1, after)
 
+    constants = constant_buffers(begun.game)
     trace, before = _extend(begun, steps, checkpoint, progress, watch)
     if before is not None:
-        check_end(trace, before)
+        check_end(trace, before, constants)
     return replace(trace, losses={name: torch.stack(values) for name, values in losses.items()})
 
 

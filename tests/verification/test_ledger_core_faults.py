@@ -12,9 +12,12 @@ import torch
 import gan_influence as gi
 from verification.ledger import claims, entry, recorded_verdicts
 
-adjoint, aid, counterfactual, curvature, gmres, itd, optim, trace, training = (
+adjoint, aid, batch, counterfactual, curvature, gmres, itd, optimizers, trace, training, updates = (
     importlib.import_module(f"gan_influence.{name}")
-    for name in ("adjoint", "aid", "counterfactual", "curvature", "solvers.gmres", "itd", "optim", "trace", "training")
+    for name in (
+        *("adjoint", "aid", "batch", "counterfactual", "curvature", "solvers.gmres", "itd", "optimizers", "trace"),
+        *("training", "updates"),
+    )
 )  # gan_influence.itd, .aid and .counterfactual are functions
 frechet, inception, likelihood = (
     importlib.import_module(f"gan_influence.metrics.{name}") for name in ("frechet", "inception", "likelihood")
@@ -67,30 +70,30 @@ def end_the_epoch_early(patch):
 
 def divide_row_terms_by_the_blocks_size(patch):
     right = curvature.row_terms
-    patch.setattr(curvature, "row_terms", lambda game, theta, c, rows, n: right(game, theta, c, rows, len(rows)))
+    patch.setattr(curvature, "row_terms", lambda game, theta, c, seen, n, held: right(game, theta, c, seen, len(seen.rows), held))
 
 
 def use_one_batchs_latents_for_all(patch):
-    rewrite(patch, curvature.Field, "_is_whole", "torch.equal(inputs.latents, self._latents)", "True")
+    rewrite(patch, curvature.Field, "_is_whole", "trees.equal((inputs.latents, inputs.noise), (self._last.latents, self._last.noise))", "True")
 
 
 def take_the_first_learning_rates(patch):
-    right = optim.Updates.learning_rates
-    patch.setattr(optim.Updates, "learning_rates", lambda self, like, t: right(self, like, 0))
+    right = updates.Updates.learning_rates
+    patch.setattr(updates.Updates, "learning_rates", lambda self, like, t: right(self, like, 0))
 
 
 def take_the_next_learning_rates(patch):
-    right = optim.Updates.learning_rates
-    patch.setattr(optim.Updates, "learning_rates", lambda self, like, t: right(self, like, t + 1))
+    right = updates.Updates.learning_rates
+    patch.setattr(updates.Updates, "learning_rates", lambda self, like, t: right(self, like, t + 1))
 
 
 def forget_weight_decay_in_aid(patch):
-    patch.setattr(optim.Updates, "weight_decays", lambda self, like: torch.zeros_like(like[..., 0, :]))
+    patch.setattr(updates.Updates, "weight_decays", lambda self, like: torch.zeros_like(like[..., 0, :]))
 
 
 def take_aids_slope_at_the_parameters(patch):
     rewrite(
-        patch, gi, "aid", "metric_gradients(metric, trace.game, seen)", "metric_gradients(metric, trace.game, theta)"
+        patch, gi, "aid", "gradients_of(metrics, trace, stops, seen)", "gradients_of(metrics, trace, stops, theta)"
     )
 
 
@@ -106,14 +109,14 @@ def forget_aids_row_weights(patch):
 
 
 def show_metrics_the_parameters(patch):
-    patch.setattr(trace.Trace, "seen", lambda self, step=-1: self.state(step)[0])
+    patch.setattr(trace.Trace, "seen", lambda self, step=-1: self.theta(step))
+    rewrite(patch, itd, "gradients_of", "state.moving[trace.updates.seen]", "state.moving[0]")
 
 
 def take_every_slope_at_the_last_stop(patch):
-    def wrong(metric, game, thetas, right=aid.metric_gradients):
-        return right(metric, game, thetas[-1:].expand_as(thetas))
+    def wrong(metric, game, thetas, held, right=itd.metric_gradients):
+        return right(metric, game, thetas[-1:].expand_as(thetas), held)
 
-    patch.setattr(aid, "metric_gradients", wrong)
     patch.setattr(itd, "metric_gradients", wrong)
 
 
@@ -121,45 +124,45 @@ def take_every_slope_at_the_last_stop(patch):
 
 
 def start_the_average_at_zero(patch):
-    right = optim.Updates.start
+    right = updates.Updates.start
 
-    def wrong(self, theta):
-        state = right(self, theta)
-        if self.decay is not None:
+    def wrong(self, theta, game):
+        state = right(self, theta, game)
+        if self.decays:
             state[..., -1, : self.sizes[0]] = 0
         return state
 
-    patch.setattr(optim.Updates, "start", wrong)
+    patch.setattr(updates.Updates, "start", wrong)
 
 
 def average_before_the_move(patch):
     rewrite(
-        patch, optim.Updates, "__call__", "(1 - self.keep) * moved[..., :1, :]", "(1 - self.keep) * state[..., :1, :]"
+        patch, updates.Updates, "__call__", "(1 - keep) * moved[..., :1, :]", "(1 - keep) * state[..., :1, :]"
     )
 
 
 def dampen_the_first_velocity(patch):
-    rewrite(patch, optim.SGD, "update", "torch.where(step == 0, slope, velocity)", "velocity")
+    rewrite(patch, optimizers.SGD, "update", "torch.where(step == 0, slope, velocity)", "velocity")
 
 
 def step_along_nesterovs_old_velocity(patch):
-    rewrite(patch, optim.SGD, "update", "self.momentum * velocity if", "self.momentum * state[..., 1, :] if")
+    rewrite(patch, optimizers.SGD, "update", "self.momentum * velocity if", "self.momentum * state[..., 1, :] if")
 
 
 def count_all_steps_in_turns(patch):
-    rewrite(patch, optim.Updates, "_move", 'torch.div(time, 2, rounding_mode="floor")', "time")
+    patch.setattr(updates.Updates, "_step_of", lambda self, name, time: time)
 
 
 def rate_by_all_steps_in_turns(patch):
-    rewrite(patch, optim.Updates, "rates", "t // 2", "t")
+    patch.setattr(updates.Updates, "moves", lambda self, name, t: t)
 
 
 def shrink_adamws_parameters_by_the_gradient(patch):
-    patch.setattr(optim.AdamW, "update", optim.Adam.update)
+    patch.setattr(optimizers.AdamW, "update", optimizers.Adam.update)
 
 
 def do_not_subtract_rmsprops_mean(patch):
-    rewrite(patch, optim.RMSProp, "update", "second - mean * mean", "second")
+    rewrite(patch, optimizers.RMSProp, "update", "second - mean * mean", "second")
 
 
 # Faults of damping.
@@ -206,8 +209,8 @@ def replay_another_steps_batch(patch):
 
 
 def linearise_replayed_steps_one_late(patch):
-    old = "state, pull_back = self._linearise(t, state, tensors, shape)"
-    again = "pull_back = self._linearise(t, state, tensors, shape)[1]"
+    old = "state, pull_back = self._linearise(t, state, inputs, shape)"
+    again = "pull_back = self._linearise(t, state, inputs, shape)[1]"
     rewrite(patch, itd._Sweep, "_kept", old, f"{old}; {again}")
 
 
@@ -215,12 +218,18 @@ def linearise_replayed_steps_one_late(patch):
 
 
 def sweep_as_if_all_rows_weighed_one(patch):
-    right = itd.step_inputs
-    patch.setattr(itd, "step_inputs", lambda inputs, weights: right(inputs, torch.ones_like(weights)))
+    for name in ("_replayed", "_kept"):
+        rewrite(
+            patch,
+            itd._Sweep,
+            name,
+            "self.trace.inputs(t)",
+            "self.trace.inputs(t, torch.ones_like(self.trace.weights))",
+        )
 
 
 def score_without_the_rows_weight(patch):
-    rewrite(patch, itd._Sweep, "through", "-inputs.of_batch(self.trace.weights) * rows", "-rows")
+    rewrite(patch, itd._Sweep, "through", "-inputs.weights * rows", "-rows")
 
 
 def count_a_repeated_row_once(patch):
@@ -228,7 +237,7 @@ def count_a_repeated_row_once(patch):
         at = slice(None) if self.indices is None else self.indices
         per_row[..., at] += terms.to(per_row.dtype)
 
-    patch.setattr(trace.StepInputs, "add_to_rows", wrong)
+    patch.setattr(batch.Inputs, "add_to_rows", wrong)
 
 
 # Faults of retraining.
@@ -239,7 +248,7 @@ def start_from(patch, module, change):
 
     def wrong(run, state, weights, steps, right=module.states):
         state = state.clone()
-        change(run.updates, state)
+        change(run.updates, state.moving)
         return right(run, state, weights, steps)
 
     patch.setattr(module, "states", wrong)

@@ -14,9 +14,9 @@ import torch
 from verification.ledger import VERDICTS, Outcome, claim, claims, differences, entry, recorded_verdicts
 
 ROOT = Path(__file__).parents[2]
-adjoint, game, itd, neumann, optim, trace = (
+adjoint, batch, costs, game, itd, neumann, trace, updates = (
     importlib.import_module(f"gan_influence.{name}")
-    for name in ("adjoint", "game", "itd", "solvers.neumann", "optim", "trace")
+    for name in ("adjoint", "batch", "costs", "game", "itd", "solvers.neumann", "trace", "updates")
 )  # gan_influence.itd is a function
 
 
@@ -129,10 +129,14 @@ def flip_the_sign_of_dv(patch):
 def drop_the_off_diagonal_block(patch):
     right = game.Game.losses
 
-    def wrong(self, phi, psi, rows, latents, weights, moving=game.BOTH):
-        generator_loss, _ = right(self, phi, psi.detach(), rows, latents, weights, moving)
-        _, discriminator_loss = right(self, phi, psi, rows, latents, weights, moving)
-        return generator_loss, discriminator_loss
+    def wrong(self, parts, batch, *rest):
+        if len(self.players) < 2:
+            return right(self, parts, batch, *rest)
+        phi, psi = self.split(parts) if isinstance(parts, torch.Tensor) else parts
+        found, held = right(self, (phi, psi), batch, *rest)
+        if "generator" in found:
+            found["generator"] = right(self, (phi, psi.detach()), batch, *rest)[0]["generator"]
+        return found, held
 
     patch.setattr(game.Game, "losses", wrong)
 
@@ -143,18 +147,18 @@ def use_z_instead_of_its_transpose(patch):
     def wrong(self, cotangent):
         _, rows = right(self, cotangent)
         v = lambda theta: torch.cat(  # noqa: E731
-            self.game.gradient(*self.game.split(theta), *self.seen, create_graph=True), dim=-1
+            self.game.field(self.game.split(theta), *self.seen, create_graph=True)[0], dim=-1
         )
-        theta = torch.cat([self.phi, self.psi]).detach()
+        theta = torch.cat(self.leaves).detach()
         stacked = cotangent.reshape(-1, cotangent.shape[-1])
         products = [torch.autograd.functional.jvp(v, theta, one)[1] for one in stacked]
         return torch.stack(products).reshape(cotangent.shape), rows
 
     build = adjoint.FieldGraph.__init__
 
-    def remember(self, game, theta, weights, rows, latents, *moving):
-        build(self, game, theta, weights, rows, latents, *moving)
-        self.seen = (rows, latents, weights)
+    def remember(self, game, theta, *seen):
+        build(self, game, theta, *seen)
+        self.seen = seen
 
     patch.setattr(adjoint.FieldGraph, "__init__", remember)
     patch.setattr(adjoint.FieldGraph, "both", wrong)
@@ -194,7 +198,8 @@ def pull_back_through(patch, wrong):
 
 
 def wrong_denominator(patch):
-    patch.setattr(game, "_mean", lambda costs: costs.sum() / (len(costs) - 1))
+    patch.setattr(costs, "mean", lambda of_rows: of_rows.sum() / (len(of_rows) - 1))
+    patch.setattr(importlib.import_module("gan_influence.gans"), "mean", costs.mean)
 
 
 def damping_with_the_wrong_sign(patch):
@@ -223,45 +228,47 @@ def forget_the_regulariser(patch):
 
     def wrong(self, *arguments, **moving):
         bare = copy.copy(self)
-        bare.l2 = (0.0, 0.0)
+        bare.l2 = dict.fromkeys(self.l2, 0.0)
         return right(bare, *arguments, **moving)
 
     patch.setattr(game.Game, "losses", wrong)
 
 
 def swap_the_learning_rates(patch):
-    build = optim.Updates.__init__
+    build = updates.Updates.__init__
 
     def wrong(self, optimizer, *rest):
         build(self, optimizer[::-1] if isinstance(optimizer, tuple) else optimizer, *rest)
 
-    patch.setattr(optim.Updates, "__init__", wrong)
+    patch.setattr(updates.Updates, "__init__", wrong)
 
 
 def spread_the_scores_over_the_rows(patch):
-    patch.setattr(trace.StepInputs, "add_to_rows", lambda self, per_row, terms: per_row.__iadd__(terms.mean()))
+    patch.setattr(batch.Inputs, "add_to_rows", lambda self, per_row, terms: per_row.__iadd__(terms.mean()))
 
 
 def do_not_pull_the_average_back(patch):
-    right = optim.Updates.__call__
+    right = updates.Updates.__call__
 
     def wrong(self, phase, time, state, gradient):
         after = right(self, phase, time, state, gradient)
-        return after if self.decay is None else torch.cat([after[..., :-1, :], after[..., -1:, :].detach()], dim=-2)
+        return after if not self.decays else torch.cat([after[..., :-1, :], after[..., -1:, :].detach()], dim=-2)
 
-    patch.setattr(optim.Updates, "__call__", wrong)
+    patch.setattr(updates.Updates, "__call__", wrong)
 
 
 def show_the_generator_the_old_discriminator(patch):
-    patch.setattr(optim.Updates, "phases", lambda self, t: (optim.Phase(game.BOTH, True),))
+    patch.setattr(updates.Updates, "phases", lambda self, t: (updates.Phase(self.cycle[0][0].moving | self.cycle[0][-1].moving, True),))
 
 
 def freeze_the_second_moment_unasked(patch):
-    patch.setattr(optim, "_moment", lambda second, how: second.detach())
+    for name in ("rmsprop", "adam"):
+        module = importlib.import_module(f"gan_influence.optimizers.{name}")
+        patch.setattr(module, "_moment", lambda second, how: second.detach())
 
 
 def start_turns_with_the_generator(patch):
-    patch.setattr(optim.Updates, "phases", lambda self, t, right=optim.Updates.phases: right(self, t + 1))
+    patch.setattr(updates.Updates, "phases", lambda self, t, right=updates.Updates.phases: right(self, t + 1))
 
 
 FAULTS = {
