@@ -58,7 +58,9 @@ class PublishedApproach:
 
     def __init__(self, trace: gi.Trace, lr: float):
         self._trace, self._lr = trace, lr
-        self.generator, self.discriminator = (with_torch_layers(player.module) for player in trace.game.players.values())
+        self.generator, self.discriminator = (
+            with_torch_layers(player.module) for player in trace.game.players.values()
+        )
 
     def scores(self, metric: gi.metrics.Metric) -> Float[Tensor, " N"]:
         """``gi.itd(trace, metric)``: ``u <- u + J^T c`` with ``c = -eta u``."""

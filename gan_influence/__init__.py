@@ -15,20 +15,22 @@ Example:
     torch.Size([50])
 """
 
-from gan_influence import baselines, datasets, losses, metrics, models, solvers
+from gan_influence import baselines, datasets, losses, metrics, models, penalties, solvers
 from gan_influence.aid import ConvergenceError, aid
 from gan_influence.batch import Batch
 from gan_influence.costs import Costs
 from gan_influence.counterfactual import counterfactual, counterfactuals
 from gan_influence.divergence import DivergenceError
 from gan_influence.game import Game
-from gan_influence.history import Checkpoint
+from gan_influence.history import Checkpoint, DamagedFileError
 from gan_influence.itd import itd
 from gan_influence.metrics import Metric, measure
-from gan_influence.optimizers import SGD, Adam, AdamW, InverseSqrt, RMSProp
+from gan_influence.optimizers import SGD, Adam, AdamW, InverseSqrt, Optimizer, RMSProp
 from gan_influence.players import Players
+from gan_influence.saving import load_trace
 from gan_influence.schedules import FullBatch, Minibatches, Schedule, rows
-from gan_influence.state import Start
+from gan_influence.solvers import Solver
+from gan_influence.state import Start, State
 from gan_influence.trace import Trace
 from gan_influence.training import retrain, train
 from gan_influence.validation import Agreement, validate
@@ -43,13 +45,21 @@ __all__ = [
     "Batch",
     "Checkpoint",
     "ConvergenceError",
+    "Costs",
+    "DamagedFileError",
     "DivergenceError",
     "FullBatch",
     "Game",
     "InverseSqrt",
+    "Metric",
     "Minibatches",
+    "Optimizer",
     "Players",
     "RMSProp",
+    "Schedule",
+    "Solver",
+    "Start",
+    "State",
     "Trace",
     "aid",
     "baselines",
@@ -57,10 +67,14 @@ __all__ = [
     "counterfactuals",
     "datasets",
     "itd",
+    "load_trace",
     "losses",
+    "measure",
     "metrics",
     "models",
+    "penalties",
     "retrain",
+    "rows",
     "solvers",
     "train",
     "validate",

@@ -226,11 +226,16 @@ class _Watched(Players):
                 first = call()
             except (RuntimeError, IndexError) as error:
                 raise ValueError(_not_accepted(player, inputs, error)) from error
-            if any(leaf._version != version or not trees.equal(leaf, own) for leaf, version, own in zip(given, versions, before, strict=True)):
+            if any(
+                leaf._version != version or not trees.equal(leaf, own)
+                for leaf, version, own in zip(given, versions, before, strict=True)
+            ):
                 player.writes_inputs = True
                 for leaf, own in zip(given, before, strict=True):
                     leaf.copy_(own)
-            player.held = tuple(name for name in buffers if name in player.held or _is_written(player, name, *buffers[name]))
+            player.held = tuple(
+                name for name in buffers if name in player.held or _is_written(player, name, *buffers[name])
+            )
             self.held = {**self.game.held(), **self.held}
             first, second = call(), call()
             if not trees.equal(first, second) or draws(call, self._trace.weights.device):
@@ -355,13 +360,9 @@ def _check_rows(trace: Trace, theta: Tensor, inputs: Inputs, elsewhere: bool = F
             _check_alone(whose, what, inputs, together, call)
 
 
-def _check_alone(
-    name: str, what: str, inputs: Inputs, together: Tensor, call: Callable[[Inputs], Tensor]
-) -> None:
+def _check_alone(name: str, what: str, inputs: Inputs, together: Tensor, call: Callable[[Inputs], Tensor]) -> None:
     n = len(together)
-    seen = [
-        (row, _of_part(inputs, slice(row, row + 1), call), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))
-    ]
+    seen = [(row, _of_part(inputs, slice(row, row + 1), call), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))]
     seen.append((0, _of_part(inputs, torch.arange(n).flip(0), call).flip(0), "in the batch reversed"))
     tolerance = _rounding(together)
     for first, terms, how in seen:

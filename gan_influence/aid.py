@@ -140,7 +140,9 @@ def aid(
             operator = ShiftedField(continuation, theta, stops, damping)
             rows = _weight_slopes(settings, operator, gradients[0], progress).unsqueeze(0)
         else:
-            operators = [ShiftedField(continuation, one, [stop], damping) for one, stop in zip(theta, stops, strict=True)]
+            operators = [
+                ShiftedField(continuation, one, [stop], damping) for one, stop in zip(theta, stops, strict=True)
+            ]
             of_stops = zip(operators, gradients.unbind(1), strict=True)
             rows = torch.stack([_solved(settings, one, b, progress).movedim(-2, 0) for one, b in of_stops], dim=1)
 

@@ -204,7 +204,9 @@ def _differences(
         together, begin = [models[k] for k in part], begins[part[0]]
         try:
             if alone:
-                found[part[0]] = _retrain_alone(traces[0], metrics[0], factual, together[0], begin, stops, bar).unsqueeze(0)
+                found[part[0]] = _retrain_alone(
+                    traces[0], metrics[0], factual, together[0], begin, stops, bar
+                ).unsqueeze(0)
             else:
                 of_part = _retrain_together(runs, metrics, together, begin, stops, bar)
                 found.update(zip(part, of_part.unbind(-1), strict=True))
@@ -379,10 +381,7 @@ def _retrain_together(
     models = 1 + len(together)
     weights = runs.stacked([trace.weights.repeat(models, 1) for trace in runs.traces])
     state = runs.stacked(
-        [
-            trees.mapped(lambda part: part.repeat(models, *[1] * part.ndim), trace.state(start))
-            for trace in runs.traces
-        ]
+        [trees.mapped(lambda part: part.repeat(models, *[1] * part.ndim), trace.state(start)) for trace in runs.traces]
     )
     for k, model in enumerate(together, start=1):
         for own, removed in zip(runs.apart(weights), model.without, strict=True):

@@ -254,7 +254,6 @@ class Field:
             blocks.append(row_terms(trace.game, self._theta, cotangents, batch, n, self._held))
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
 
-
     def _full_batches(self) -> Iterator[Inputs]:
         """Those of the run's last steps with as many rows as a block has, backwards, and again from the end."""
         trace = self._trace

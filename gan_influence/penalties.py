@@ -1,4 +1,9 @@
-
 Penalty = object
-def checked(p): return tuple(p)
-def added(costs, *a): return costs
+
+
+def checked(p):
+    return tuple(p)
+
+
+def added(costs, *a):
+    return costs

@@ -211,7 +211,11 @@ def _copied(tree: Tree, name: str) -> Tree:
     if tree is None:
         return None
     if not trees.leaves(tree):
-        what = "floating-point tensor (N_z, *latent_shape), or a tree of tensors" if name == "latents" else "tree of tensors"
+        what = (
+            "floating-point tensor (N_z, *latent_shape), or a tree of tensors"
+            if name == "latents"
+            else "tree of tensors"
+        )
         raise TypeError(f"{name} must be a {what}, got {_describe(tree)}")
     return trees.mapped(lambda leaf: leaf.detach().clone(), tree)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -199,6 +200,18 @@ class Trace:
             for name, value in own.items():
                 module.get_buffer(name).copy_(value)
         return module
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the run to a file, for :func:`gan_influence.load_trace`: its states and weights, and no code.
+
+        Of the game, the data, the schedule and the optimisers it holds digests, by which they are known again.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from gan_influence.saving import save  # which knows how runs begin, and so stands above this file
+
+        save(self, path)
 
     def players(self, step: int = -1, mode: str = "eval") -> Players:
         """The players after ``step`` steps, as a metric sees them."""

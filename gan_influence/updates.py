@@ -231,7 +231,9 @@ class Updates:
 
     def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
         """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""
-        return self._of_players(like, {name: getattr(one, "weight_decay", 0.0) for name, one in self.optimizers.items()})
+        return self._of_players(
+            like, {name: getattr(one, "weight_decay", 0.0) for name, one in self.optimizers.items()}
+        )
 
     def _is_one_call(self) -> bool:
         """Is one elementwise optimiser that of all players, whenever they move at once?"""
@@ -282,7 +284,10 @@ def _by_player(optimizer: Any, game: Game, names: list[str]) -> dict[str, Optimi
     given = dict.fromkeys(names, optimizer)
     if isinstance(optimizer, Mapping):
         given = dict(optimizer)
-        unknown, missing = [name for name in given if name not in players], [name for name in names if name not in given]
+        unknown, missing = (
+            [name for name in given if name not in players],
+            [name for name in names if name not in given],
+        )
         if unknown or missing:
             what = f"names {unknown[0]!r}" if unknown else f"has none for the {missing[0]}"
             raise ValueError(f"optimizer {what}, but the players are {', '.join(players)}")

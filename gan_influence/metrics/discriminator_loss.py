@@ -61,5 +61,9 @@ class DiscriminatorLoss(MeasuredOnTraces):
             )
         game = players.game
         batch = test_batch(game, self.reference, self.latents)
-        costs = replace(game.cost, penalties=())(players, batch) if isinstance(game.cost, GAN) else game.costs(players, batch)
+        costs = (
+            replace(game.cost, penalties=())(players, batch)
+            if isinstance(game.cost, GAN)
+            else game.costs(players, batch)
+        )
         return costs.rows["discriminator"].mean() + costs.rest["discriminator"]

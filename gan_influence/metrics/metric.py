@@ -109,7 +109,11 @@ def metric_values(
     Raises:
         TypeError: the metric is no metric, or neither a scalar nor a vector.
     """
-    held = {name: value.expand((len(thetas), *value.shape)) for name, value in game.held().items()} if held is None else held
+    held = (
+        {name: value.expand((len(thetas), *value.shape)) for name, value in game.held().items()}
+        if held is None
+        else held
+    )
 
     def of_one(theta: Tensor, held: Held) -> Float[Tensor, "*k"]:
         return _value(metric, game, theta, held)

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy, max_pool2d
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from tqdm import tqdm
 
-from gan_influence.history import DamagedFileError, Folder
 from gan_influence.checks import is_real, is_whole
 from gan_influence.devices import repeatable
+from gan_influence.history import DamagedFileError, Folder
 
 __all__ = ["Classifier", "classifier", "fit_classifier", "load_classifier", "save_classifier"]
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from support.games import normal, same_bits
 from sklearn.ensemble import IsolationForest
+from support.games import normal, same_bits
 
 from gan_influence.baselines import isolation_forest, random_order
 

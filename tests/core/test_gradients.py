@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from support.games import COSTS, GAMES, field, jacobian, lqgan, mlp, normal, relative_error, row_jacobian, value_function
+from support.games import (
+    COSTS,
+    GAMES,
+    field,
+    jacobian,
+    lqgan,
+    mlp,
+    normal,
+    relative_error,
+    row_jacobian,
+    value_function,
+)
 
 from gan_influence.adjoint import FieldGraph, linearise
 from gan_influence.state import State

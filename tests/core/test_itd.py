@@ -6,7 +6,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support.games import COSTS, GAMES, EpochBatches, dense_itd, lqgan, mlp, normal, relative_error, same_bits, unrolled_scores
+from support.games import (
+    COSTS,
+    GAMES,
+    EpochBatches,
+    dense_itd,
+    lqgan,
+    mlp,
+    normal,
+    relative_error,
+    same_bits,
+    unrolled_scores,
+)
 
 import gan_influence as gi
 

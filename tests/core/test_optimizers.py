@@ -5,7 +5,18 @@ import dataclasses
 
 import pytest
 import torch
-from support.games import GAMES, ORDERS, Adaptive, Momentum, lqgan, mlp, relative_error, same_bits, unrolled, unrolled_scores
+from support.games import (
+    GAMES,
+    ORDERS,
+    Adaptive,
+    Momentum,
+    lqgan,
+    mlp,
+    relative_error,
+    same_bits,
+    unrolled,
+    unrolled_scores,
+)
 
 import gan_influence as gi
 from gan_influence.optimizers import Optimizer

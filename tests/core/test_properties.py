@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from support.games import EpochBatches, lqgan, mlp, normal, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
+from support.games import EpochBatches, lqgan, mlp, normal, same_bits
 
 import gan_influence as gi
 

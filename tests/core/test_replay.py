@@ -13,8 +13,8 @@ from support.games import normal, same_bits
 from torch import nn
 
 import gan_influence as gi
-from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.replay.graph import difference, traced
+from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 from gan_influence.replay.split import split
 
 CALLS = 200  # past the 64 before recording, and past replays 1, 2, 4 ... 128, which are compared

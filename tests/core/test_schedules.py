@@ -5,9 +5,18 @@ import pickle
 
 import pytest
 import torch
-from support.games import minibatch_mlp, mlp, normal, relative_error, same_bits, textbook_run, textbook_scores, textbook_sgd
 from hypothesis import given
 from hypothesis import strategies as st
+from support.games import (
+    minibatch_mlp,
+    mlp,
+    normal,
+    relative_error,
+    same_bits,
+    textbook_run,
+    textbook_scores,
+    textbook_sgd,
+)
 
 import gan_influence as gi
 

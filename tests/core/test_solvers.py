@@ -8,7 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.games import dense_limit, jacobian, lqgan, metric_gradient, minibatch_mlp, mlp, normal, relative_error, same_bits
+from support.games import (
+    dense_limit,
+    jacobian,
+    lqgan,
+    metric_gradient,
+    minibatch_mlp,
+    mlp,
+    normal,
+    relative_error,
+    same_bits,
+)
 
 import gan_influence as gi
 from gan_influence.curvature import Continuation, ShiftedField

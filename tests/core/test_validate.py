@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support.games import GAMES, lqgan, minibatch_mlp, mlp, same_bits
 from scipy.stats import kendalltau
+from support.games import GAMES, lqgan, minibatch_mlp, mlp, same_bits
 from torch import nn
 
 import gan_influence as gi

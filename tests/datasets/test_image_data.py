@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.games import same_bits
 from PIL import Image
+from support.games import same_bits
 
 from gan_influence.datasets import LabelledImages, digits, images, mnist, split
 

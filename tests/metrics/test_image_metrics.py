@@ -7,9 +7,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from support.games import normal, relative_error, same_bits
 from scipy.linalg import sqrtm
 from scipy.special import log_softmax, logsumexp
+from support.games import normal, relative_error, same_bits
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from support.games import GAMES, average_log_likelihood, normal, relative_error
 from scipy.special import logsumexp
 from scipy.stats import gaussian_kde, norm
 from sklearn.neighbors import KernelDensity
+from support.games import GAMES, average_log_likelihood, normal, relative_error
 from torch import nn
 
 import gan_influence as gi

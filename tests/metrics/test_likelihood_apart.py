@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from support.games import normal, relative_error
 from scipy.special import logsumexp
 from scipy.stats import norm
+from support.games import normal, relative_error
 from torch import nn
 
 import gan_influence as gi

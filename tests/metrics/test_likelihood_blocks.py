@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from support.games import GAMES, normal, relative_error, same_bits
 from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.neighbors import KernelDensity
+from support.games import GAMES, normal, relative_error, same_bits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gan_influence.metrics import log_sums

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.games import normal, same_bits
 from scipy.signal import correlate2d
 from scipy.special import expit
+from support.games import normal, same_bits
 from torch.nn.functional import cross_entropy
 
 from gan_influence.history import DamagedFileError, Folder

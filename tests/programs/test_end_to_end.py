@@ -1,7 +1,7 @@
 """The claim itself: the scores rank rows as retraining does."""
 
-from support.games import relative_error
 from scipy.stats import kendalltau
+from support.games import relative_error
 
 import gan_influence as gi
 

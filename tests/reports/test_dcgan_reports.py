@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.results import result_of
 from scipy.stats import kendalltau
+from support.results import result_of
 
 import gan_influence as gi
 from reports import page, runner

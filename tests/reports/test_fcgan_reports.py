@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.results import result_of
 from scipy.stats import kendalltau
 from sklearn.neighbors import KernelDensity
+from support.results import result_of
 
 import gan_influence as gi
 from gan_influence.baselines import isolation_forest, random_order

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from support.games import Move
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from support.games import Move
 
 Vectors = dict[str, Tensor]
 
@@ -21,7 +22,9 @@ Vectors = dict[str, Tensor]
 class Plain:
     """The players at some parameters: ``players.NAME(*inputs)``, as a cost calls them."""
 
-    def __init__(self, modules: dict[str, nn.Module], at: Vectors, buffers: dict[str, dict[str, Tensor]], moving: frozenset):
+    def __init__(
+        self, modules: dict[str, nn.Module], at: Vectors, buffers: dict[str, dict[str, Tensor]], moving: frozenset
+    ):
         self.moving = moving
         for name, module in modules.items():
             setattr(self, name, self._call(module, self._named(module, at[name]), buffers[name]))

@@ -70,11 +70,19 @@ def end_the_epoch_early(patch):
 
 def divide_row_terms_by_the_blocks_size(patch):
     right = curvature.row_terms
-    patch.setattr(curvature, "row_terms", lambda game, theta, c, seen, n, held: right(game, theta, c, seen, len(seen.rows), held))
+    patch.setattr(
+        curvature, "row_terms", lambda game, theta, c, seen, n, held: right(game, theta, c, seen, len(seen.rows), held)
+    )
 
 
 def use_one_batchs_latents_for_all(patch):
-    rewrite(patch, curvature.Field, "_is_whole", "trees.equal((inputs.latents, inputs.noise), (self._last.latents, self._last.noise))", "True")
+    rewrite(
+        patch,
+        curvature.Field,
+        "_is_whole",
+        "trees.equal((inputs.latents, inputs.noise), (self._last.latents, self._last.noise))",
+        "True",
+    )
 
 
 def take_the_first_learning_rates(patch):
@@ -92,9 +100,7 @@ def forget_weight_decay_in_aid(patch):
 
 
 def take_aids_slope_at_the_parameters(patch):
-    rewrite(
-        patch, gi, "aid", "gradients_of(metrics, trace, stops, seen)", "gradients_of(metrics, trace, stops, theta)"
-    )
+    rewrite(patch, gi, "aid", "gradients_of(metrics, trace, stops, seen)", "gradients_of(metrics, trace, stops, theta)")
 
 
 def take_aids_jacobian_at_the_average(patch):
@@ -136,9 +142,7 @@ def start_the_average_at_zero(patch):
 
 
 def average_before_the_move(patch):
-    rewrite(
-        patch, updates.Updates, "__call__", "(1 - keep) * moved[..., :1, :]", "(1 - keep) * state[..., :1, :]"
-    )
+    rewrite(patch, updates.Updates, "__call__", "(1 - keep) * moved[..., :1, :]", "(1 - keep) * state[..., :1, :]")
 
 
 def dampen_the_first_velocity(patch):

@@ -258,7 +258,11 @@ def do_not_pull_the_average_back(patch):
 
 
 def show_the_generator_the_old_discriminator(patch):
-    patch.setattr(updates.Updates, "phases", lambda self, t: (updates.Phase(self.cycle[0][0].moving | self.cycle[0][-1].moving, True),))
+    patch.setattr(
+        updates.Updates,
+        "phases",
+        lambda self, t: (updates.Phase(self.cycle[0][0].moving | self.cycle[0][-1].moving, True),),
+    )
 
 
 def freeze_the_second_moment_unasked(patch):

@@ -180,7 +180,10 @@ class _Measure:
         self.likelihood = gi.metrics.AverageLogLikelihood(reference, latents, self.bandwidth)
 
     def value(self, players: gi.Players) -> Tensor:
-        return self.likelihood.value(players) + (torch.from_numpy(self.direction) * players.parameters["discriminator"]).sum()
+        return (
+            self.likelihood.value(players)
+            + (torch.from_numpy(self.direction) * players.parameters["discriminator"]).sum()
+        )
 
     def dense(self, theta: Array) -> Array:
         """The same of parameters ``(..., 4)``, in NumPy."""

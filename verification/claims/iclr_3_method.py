@@ -160,7 +160,9 @@ class _GeneratorAlone:
         self.metric = metric
 
     def value(self, players: gi.Players) -> Tensor:
-        return self.metric.value(gi.Players(players.game, [players.parameters["generator"], players.parameters["discriminator"].detach()]))
+        return self.metric.value(
+            gi.Players(players.game, [players.parameters["generator"], players.parameters["discriminator"].detach()])
+        )
 
 
 @claim(
