@@ -1,0 +1,29 @@
+"""Update maps as pure functions of the optimiser's state and the gradient.
+
+A state is a tensor ``(..., rows, d)``: row 0 holds the parameters, further rows what the optimiser remembers of
+them, and, where training averages its generator, a last row the average. An update acts on each of the ``d`` columns
+alone. Both :func:`gan_influence.train` and the pull-back of the reverse sweep call the same ``update``, so that the
+sweep is its exact derivative: through momentum, second moments, bias correction, weight decay and the average.
+
+The arithmetic of :class:`SGD`, :class:`RMSProp`, :class:`Adam` and :class:`AdamW` is that of ``torch.optim``, defaults
+included.
+"""
+
+from gan_influence.optimizers.adam import Adam, AdamW
+from gan_influence.optimizers.protocol import LearningRate, Optimizer
+from gan_influence.optimizers.rates import InverseSqrt, rates_of
+from gan_influence.optimizers.rmsprop import RMSProp
+from gan_influence.optimizers.sgd import SGD
+from gan_influence.optimizers.torch_state import from_torch
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "InverseSqrt",
+    "LearningRate",
+    "Optimizer",
+    "RMSProp",
+    "from_torch",
+    "rates_of",
+]

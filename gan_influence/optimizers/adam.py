@@ -1,0 +1,77 @@
+"""Adam, and Adam with decoupled weight decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gan_influence.optimizers.arithmetic import decayed, moment, root
+from gan_influence.optimizers.checks import check_decay, check_not_negative, check_second_moment
+from gan_influence.optimizers.protocol import LearningRate
+from gan_influence.optimizers.rates import check_rate, rate_at
+
+__all__ = ["Adam", "AdamW"]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """``torch.optim.Adam``, defaults included (without ``amsgrad``).
+
+    Args:
+        lr: the learning rate, or a schedule.
+        betas: decays of the first and second moment.
+        eps: added to the root of the second.
+        weight_decay: times the parameters is added to the gradient.
+        second_moment: ``"exact"``; or ``"frozen"``, the papers' shortcut: the sweep takes the root in the denominator
+            for a constant. Training is the same.
+
+    Raises:
+        ValueError: a number out of range; an unknown ``second_moment``.
+    """
+
+    elementwise: ClassVar[bool] = True
+    lr: float | LearningRate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    second_moment: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
+        for name, beta in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
+            check_decay(name, beta)
+        check_not_negative(eps=self.eps, weight_decay=self.weight_decay)
+        check_second_moment(self.second_moment)
+
+    @property
+    def buffers(self) -> int:
+        return 2
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :]
+        return self._moved(step, state, theta, decayed(gradient, theta, self.weight_decay))
+
+    def _moved(self, step: Tensor, state: Tensor, theta: Tensor, slope: Tensor) -> Tensor:
+        """From ``theta`` along the bias-corrected first moment, over the root of the second."""
+        decay, decay_of_squares = self.betas
+        first = state[..., 1, :] + (1 - decay) * (slope - state[..., 1, :])
+        second = decay_of_squares * state[..., 2, :] + (1 - decay_of_squares) * slope * slope
+        spread = root(moment(second, self.second_moment)) / (1 - decay_of_squares ** (step + 1)).sqrt()
+        size = rate_at(self.lr, step) / (1 - decay ** (step + 1))
+        return torch.stack([theta - size * (first / (spread + self.eps)), first, second], dim=-2)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """``torch.optim.AdamW``, defaults included: Adam whose weight decay shrinks the parameters themselves."""
+
+    weight_decay: float = 1e-2
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :] * (1 - rate_at(self.lr, step) * self.weight_decay)
+        return self._moved(step, state, theta, gradient)

@@ -1,0 +1,45 @@
+"""What training needs of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["LearningRate", "Optimizer"]
+
+LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What training needs of an optimiser.
+
+    It is called once for each player that moves, with that player's part of the state, also where one object serves
+    both: one that looks at more than one parameter at a time, as clipping by norm does, then sees one player. One that
+    treats every parameter by itself may say so with an attribute ``elementwise = True``; both players, where they move
+    at once, are then one call. Where ``update`` shrinks the parameters by a rate besides following the gradient, an
+    attribute ``weight_decay`` tells AID that rate, which belongs to J.
+    """
+
+    @property
+    def buffers(self) -> int:
+        """How many vectors it remembers, each as long as the parameters; they start at zero."""
+        ...
+
+    @property
+    def lr(self) -> float | LearningRate:
+        """The learning rate, or its schedule: AID's default scaling coefficient eta (TNNLS eq. 11)."""
+        ...
+
+    def update(
+        self, step: Float[Tensor, ""], state: Float[Tensor, "*models rows d"], gradient: Float[Tensor, "*models d"]
+    ) -> Float[Tensor, "*models rows d"]:
+        """The state after the optimiser's own update number ``step = 0, 1, ...``.
+
+        Out of place and differentiable; leading dimensions are models, which it must not mix. ``step`` is a float64
+        tensor: what depends on it must be computed with torch.
+        """
+        ...

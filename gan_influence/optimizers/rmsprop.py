@@ -1,0 +1,69 @@
+"""Steps over the root of a running mean of squared gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gan_influence.optimizers.arithmetic import decayed, moment, root
+from gan_influence.optimizers.checks import check_decay, check_not_negative, check_second_moment
+from gan_influence.optimizers.protocol import LearningRate
+from gan_influence.optimizers.rates import check_rate, rate_at
+
+__all__ = ["RMSProp"]
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """``torch.optim.RMSprop``, defaults included.
+
+    Args:
+        lr: the learning rate, or a schedule.
+        alpha: decay of the second moment ``s <- alpha * s + (1 - alpha) * gradient^2``.
+        eps: added to its root.
+        weight_decay: times the parameters is added to the gradient.
+        momentum: of the scaled gradient.
+        centered: subtract the square of the gradient's running mean from the second moment.
+        second_moment: ``"exact"``; or ``"frozen"``, the papers' shortcut: the sweep takes the root in the denominator
+            for a constant. Training is the same.
+
+    Raises:
+        ValueError: a number out of range; an unknown ``second_moment``.
+    """
+
+    elementwise: ClassVar[bool] = True
+    lr: float | LearningRate = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+    second_moment: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_rate(self.lr)
+        check_not_negative(eps=self.eps, weight_decay=self.weight_decay, momentum=self.momentum)
+        check_decay("alpha", self.alpha)
+        check_second_moment(self.second_moment)
+
+    @property
+    def buffers(self) -> int:
+        return 1 + bool(self.momentum) + self.centered
+
+    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
+        theta = state[..., 0, :]
+        slope = decayed(gradient, theta, self.weight_decay)
+        second = spread = self.alpha * state[..., 1, :] + (1 - self.alpha) * slope * slope
+        of_mean = []
+        if self.centered:
+            mean = state[..., -1, :] + (1 - self.alpha) * (slope - state[..., -1, :])
+            of_mean, spread = [mean], second - mean * mean
+        direction = slope / (root(moment(spread, self.second_moment)) + self.eps)
+        of_velocity = []
+        if self.momentum:
+            direction = self.momentum * state[..., 2, :] + direction
+            of_velocity = [direction]
+        return torch.stack([theta - rate_at(self.lr, step) * direction, second, *of_velocity, *of_mean], dim=-2)
