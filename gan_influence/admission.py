@@ -267,10 +267,11 @@ def _not_accepted(player: Player, inputs: Any, error: Exception) -> str:
 def _another(role: str) -> str:
     return (
         f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
-        f"dropout or noise, or depends on a counter; {_ADVICE.get(role, 'put it in eval() mode, or take the noise from the batch')}"
+        f"dropout or noise, or depends on a counter; {_ADVICE.get(role, _ANY_ADVICE)}"
     )
 
 
+_ANY_ADVICE = "put it in eval() mode, or take the noise from the batch"
 _ADVICE = {
     "generator": "put it in eval() mode, or make the noise part of the latents",
     "loss": "make it a function of the logits alone",
@@ -373,8 +374,8 @@ def _check_alone(name: str, what: str, inputs: Inputs, together: Tensor, call: C
             raise ValueError(
                 f"the {name} gives row {first + k} of its batch the {what} {float(expected[k]):.6g}, but "
                 f"{float(terms[k]):.6g} {how}: it uses batch statistics, and so no row has a term of its own that a "
-                "removal would leave out. Take GroupNorm or LayerNorm; or give the game rows_interact=True, if a removal "
-                "is to leave the row in the others' terms"
+                "removal would leave out. Take GroupNorm or LayerNorm; or give the game rows_interact=True, if a "
+                "removal is to leave the row in the others' terms"
             )
 
 
@@ -573,7 +574,8 @@ def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
         warnings.warn(
             f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
             "finite differences of the first: a module or the loss holds a detach(), an operation whose second "
-            "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and AID leave that out, retraining does not: ask "
+            "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and AID "
+            "leave that out, retraining does not: ask "
             "gi.validate(trace, metric, scores)",
             RuntimeWarning,
             stacklevel=5,

@@ -83,8 +83,9 @@ class Minibatches:
         latent_shape: of one latent; a step has one latent a row. ``None`` in a one-player game.
         seed: of all draws.
         dtype: of the latents and of the noise; by default that of the players, rounded from float64 draws.
-        latents: instead of N(0, 1) of ``latent_shape``, ``(rng, n) -> tree`` of arrays or tensors, first dimension n, from
-            a ``numpy.random.Generator`` alone: ``lambda rng, n: (rng.standard_normal((n, 10)), rng.integers(5, size=n))``.
+        latents: instead of N(0, 1) of ``latent_shape``, ``(rng, n) -> tree`` of arrays or tensors, first dimension n,
+            from a ``numpy.random.Generator`` alone, such as
+            ``lambda rng, n: (rng.standard_normal((n, 10)), rng.integers(5, size=n))``.
         noise: whatever else a step draws, likewise, from a generator of its own.
 
     Raises:

@@ -62,8 +62,8 @@ def train(
 
     Args:
         game: what each player minimises. Its modules are copied, never changed.
-        data: the training rows, a tensor ``(N, *instance_shape)`` or a tree of them, of any type; floating-point ones in
-            the players'. In a one-player game of the short form the pair ``(inputs, targets)``.
+        data: the training rows, a tensor ``(N, *instance_shape)`` or a tree of them, of any type; floating-point ones
+            in the players'. In a one-player game of the short form the pair ``(inputs, targets)``.
         schedule: the batch of every step, such as ``FullBatch(latents)`` or ``Minibatches(...)``; or a list of batches.
         steps: how many, ``T >= 0``.
         optimizer: one for all players, ``{player: optimiser}``, or of a GAN ``(for_generator, for_discriminator)``.

@@ -255,8 +255,8 @@ class Updates:
             if name not in given:
                 if one.buffers and moved:
                     raise ValueError(
-                        f"Start says that {start.step} steps were done, but has no optimizer state of the {name}, whose "
-                        f"{type(one).__name__} remembers something: give its state_dict(), or step=0"
+                        f"Start says that {start.step} steps were done, but has no optimizer state of the {name}, "
+                        f"whose {type(one).__name__} remembers something: give its state_dict(), or step=0"
                     )
                 continue
             buffers, step = from_torch(one, given[name], player.names, player.shapes, name)

@@ -8,7 +8,7 @@ from torch import Tensor
 from gan_influence.losses import check_targets
 from gan_influence.metrics.inputs import check_rows
 from gan_influence.metrics.metric import MeasuredOnTraces
-from gan_influence.metrics.player_loss import test_batch
+from gan_influence.metrics.player_loss import batch_of
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
 
@@ -65,7 +65,7 @@ class AverageLoss(MeasuredOnTraces):
                 "convert one of them"
             )
         check_targets(game.loss, self.targets)
-        costs = game.costs(players, test_batch(game, (self.inputs, self.targets))).rows["model"]
+        costs = game.costs(players, batch_of(game, (self.inputs, self.targets))).rows["model"]
         if costs.shape != (len(self.inputs),):
             raise ValueError(
                 f"the loss gave shape {tuple(costs.shape)} for {len(self.inputs)} pairs: it must give one cost a pair; "

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan_influence.gans import GAN
 from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
 from gan_influence.metrics.metric import MeasuredOnTraces
-from gan_influence.metrics.player_loss import test_batch
+from gan_influence.metrics.player_loss import batch_of
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
 
@@ -18,11 +18,11 @@ __all__ = ["DiscriminatorLoss"]
 
 
 class DiscriminatorLoss(MeasuredOnTraces):
-    """``L_D`` without its regulariser and penalties, away from the training rows (ICLR 5.2): smaller is better, in the loss's units::
+    """``L_D``, without regulariser and penalties, away from the training rows (ICLR 5.2), in the loss's units::
 
         E = (1/n) sum_i real(D(psi, x'_i)) + (1/K) sum_k fake(D(psi, G(phi, z'_k)))
 
-    A baseline: the loss measures the discriminator, so that a row's influence on it need not tell what the row does to
+    Smaller is better. A baseline: the loss measures the discriminator, so that a row's influence on it need not tell what the row does to
     the generator. Rows of negative score (their removal lowers the loss) count as harmful, most harmful first:
     ``scores.argsort()[:n_h]``.
 
@@ -60,7 +60,7 @@ class DiscriminatorLoss(MeasuredOnTraces):
                 f"but the metric's reference has rows of shape {tuple(self.reference.shape[1:])}"
             )
         game = players.game
-        batch = test_batch(game, self.reference, self.latents)
+        batch = batch_of(game, self.reference, self.latents)
         costs = (
             replace(game.cost, penalties=())(players, batch)
             if isinstance(game.cost, GAN)

@@ -14,7 +14,7 @@ from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
 from gan_influence.trees import Tree
 
-__all__ = ["PlayerLoss", "test_batch"]
+__all__ = ["PlayerLoss", "batch_of"]
 
 
 class PlayerLoss(MeasuredOnTraces):
@@ -46,7 +46,7 @@ class PlayerLoss(MeasuredOnTraces):
         Raises:
             ValueError: the game has no such player, or it pays nothing of what is asked for.
         """
-        costs = players.game.costs(players, test_batch(players.game, self.rows, self.latents, self.noise))
+        costs = players.game.costs(players, batch_of(players.game, self.rows, self.latents, self.noise))
         paid = [part for part in (costs.rows.get(self.player), costs.rest.get(self.player)) if part is not None]
         if not paid or (self.each and self.player not in costs.rows):
             paying = ", ".join(costs.rows if self.each else {**costs.rows, **costs.rest})
@@ -56,7 +56,7 @@ class PlayerLoss(MeasuredOnTraces):
         return sum((part.mean() for part in paid), start=paid[0].new_zeros(()))
 
 
-def test_batch(game: Game, rows: Tree, latents: Tree = None, noise: Tree = None) -> Inputs:
+def batch_of(game: Game, rows: Tree, latents: Tree = None, noise: Tree = None) -> Inputs:
     """Rows and draws as a cost sees them, on the device of the game's modules, all of weight 1."""
     device = next((p.device for player in game.players.values() for p in player.module.parameters()), None)
 

@@ -1,7 +1,7 @@
-"""Training of any game in plain torch, as one differentiable function of the rows' weights; nothing of the core is used.
+"""Training of any game in plain torch, as a differentiable function of the rows' weights; nothing of the core is used.
 
-Each module is called by ``functional_call`` with its parameters and, where calls change them, with copies of its buffers,
-which no derivative passes through.
+Each module is called by ``functional_call`` with its parameters and with copies of its buffers, through which no
+derivative passes.
 """
 
 from __future__ import annotations
