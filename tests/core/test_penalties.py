@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.games import normal, textbook_sgd
-from support.unrolled import unrolled
+from support.unrolled import Plain, unrolled
 from torch import nn
 from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.func import functional_call, vmap
@@ -576,6 +576,42 @@ def test_a_masked_penalty_leaves_with_its_row_and_another_stays():
         alone[masked] = trace.theta(), gi.itd(trace, metric)
     torch.testing.assert_close(alone[True][0], alone[False][0], **EXACT)
     assert float((alone[True][1] - alone[False][1]).abs().max() / alone[True][1].abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "penalty", [R1(2.0, masked=True), R1(2.0), R2(2.0), GradientPenalty(2.0)], ids=["masked", "left", "R2", "WGAN-GP"]
+)
+def test_aid_of_minibatches_equals_dense_matrices(penalty):
+    """``score_j = (eta / N) grad rows_j . sum_m Z_m^T ... Z_1^T grad E``: only a masked penalty is in a row's cost."""
+    modules, eta, steps, terms = players_of(plain()), 0.1, 8, 6
+    game = gi.Game(*modules.values(), loss="non_saturating", penalties=[penalty])
+    trace = gi.train(game, DATA, SCHEDULE, steps, optimizer=gi.SGD(eta))
+    theta, sizes = trace.theta(), [sum(p.numel() for p in module.parameters()) for module in modules.values()]
+
+    def costs(theta, batch):
+        at = dict(zip(modules, theta.split(sizes), strict=True))
+        return plain_cost(penalty)(Plain(modules, at, {name: {} for name in modules}, frozenset(modules)), batch)
+
+    def batch_of(t):
+        of = SCHEDULE(t)
+        return SimpleNamespace(rows=DATA[of.indices], latents=of.latents, noise=of.noise, time=torch.tensor(t))
+
+    def field(theta, batch):
+        leaf = theta if theta.requires_grad else theta.clone().requires_grad_()
+        rows, rest = costs(leaf, batch)
+        rest = {**rest, "discriminator": rest["discriminator"] + rows["discriminator"].mean()}
+        of = [grad(rest[name], leaf, create_graph=True)[0].split(sizes)[k] for k, name in enumerate(modules)]
+        return torch.cat(of)
+
+    w = term = grad(measured(modules, leaf := theta.clone().requires_grad_()), leaf)[0]
+    for t in range(steps, steps + terms - 1):
+        J = torch.autograd.functional.jacobian(lambda theta, t=t: field(theta, batch_of(t)), theta)
+        term = term - eta * J.T @ term
+        w = w + term
+    every = SimpleNamespace(rows=DATA, latents=normal(0, 6, 2), noise=uniform(0, 6), time=torch.tensor(0))
+    by_row = torch.autograd.functional.jacobian(lambda theta: costs(theta, every)[0]["discriminator"], theta)
+    by_row[:, : sizes[0]] = 0  # a row's cost is the discriminator's
+    torch.testing.assert_close(gi.aid(trace, metric, terms=terms), eta / 6 * by_row @ w, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.filterwarnings("ignore:the second derivative of a step:RuntimeWarning")
