@@ -15,7 +15,7 @@ Example:
     torch.Size([50])
 """
 
-from gan_influence import baselines, datasets, losses, metrics, models, penalties, solvers
+from gan_influence import baselines, datasets, losses, metrics, models, nn, penalties, solvers
 from gan_influence.aid import ConvergenceError, aid
 from gan_influence.batch import Batch
 from gan_influence.costs import Costs
@@ -72,6 +72,7 @@ __all__ = [
     "measure",
     "metrics",
     "models",
+    "nn",
     "penalties",
     "retrain",
     "rows",

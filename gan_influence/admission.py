@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import debug_unwrap
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -214,11 +215,14 @@ class _Watched(Players):
         return call
 
     def _watched(self, player: Player, *inputs: Any) -> Any:
+        given = trees.leaves(inputs)
+        if any(debug_unwrap(leaf) is not leaf for leaf in given):  # within torch.func.grad no value can be read
+            return player.at(self.parameters[player.role], self.held)(*inputs)
+
         def call() -> Any:
             found = player.at(self.parameters[player.role], _cloned(self.held))(*inputs)
             return trees.mapped(torch.clone, found)  # what is changed later is not what it gave
 
-        given = trees.leaves(inputs)
         before, versions = [leaf.clone() for leaf in given], [leaf._version for leaf in given]
         buffers = {name: (own, own._version, own.clone()) for name, own in player.module.named_buffers()}
         with _unchanged(self._trace, player.role, self.parameters[player.role]):

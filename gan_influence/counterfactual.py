@@ -12,6 +12,7 @@ import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from gan_influence import trees
@@ -421,17 +422,17 @@ def _name_the_model(error: DivergenceError, part: list[int], rows: list[list[lis
 
 
 def _kept_by_a_step(trace: Trace) -> int:
-    """Bytes that one model's step keeps for its backward pass."""
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
+    """Bytes that one model's step keeps for its backward pass: hooks would tell, but ``torch.func.grad`` forbids them."""
     state = trace.state(trace.first)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        trace.game.losses(trace.game.leaves(state.moving[0]), trace.inputs(trace.first), state.held)
+    costs, _ = trace.game.losses(trace.game.leaves(state.moving[0]), trace.inputs(trace.first), state.held)
+    waiting, seen, kept = [cost.grad_fn for cost in costs.values()], set(), 0
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+            saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
+            kept += sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(saved) if isinstance(leaf, Tensor))
     return kept
 
 

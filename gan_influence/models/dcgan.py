@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gan_influence.checks import is_whole
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
+from gan_influence.nn import Convolution, Deconvolution, ImageNorm, Sigmoid
 
 __all__ = ["LATENT_SIZE", "dcgan"]
 

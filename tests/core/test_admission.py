@@ -656,7 +656,7 @@ def test_a_second_derivative_that_is_nan_is_an_error_that_says_so(kind, estimate
     ("generator", "discriminator", "scale", "message"),
     [
         (nn.Identity(), nn.Sigmoid(), 1, "the discriminator ends in a sigmoid"),
-        (nn.Identity(), gi.models.layers.Sigmoid(), 1, "the discriminator ends in a sigmoid"),
+        (nn.Identity(), gi.nn.Sigmoid(), 1, "the discriminator ends in a sigmoid"),
         (nn.Tanh(), nn.Identity(), 100, "the generator makes numbers from -1 to 1, but the data's rows have some"),
         (nn.Sigmoid(), nn.Flatten(0), 100, "the generator makes numbers from 0 to 1, but the data's rows have some"),
     ],

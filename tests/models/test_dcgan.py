@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 import gan_influence as gi
 from gan_influence.models import dcgan
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
+from gan_influence.nn import Convolution, Deconvolution, ImageNorm, Sigmoid
 
 TORCHS = {Convolution: nn.Conv2d, Deconvolution: nn.ConvTranspose2d}
 PARAMETERS = {  # of G and D, counted by hand: kernels; biases; gains and biases of norms; what comes last

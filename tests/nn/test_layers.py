@@ -10,8 +10,7 @@ from torch import nn
 from torch.autograd import grad, gradgradcheck
 from torch.func import functional_call, vmap
 
-from gan_influence.models import layers
-from gan_influence.models.layers import Convolution, Deconvolution, ImageNorm, Sigmoid
+from gan_influence.nn import Convolution, Deconvolution, ImageNorm, Sigmoid, convolution, layouts
 from gan_influence.replay.graph import traced
 
 EXACT, SINGLE = 1e-12, 2e-5  # relative, in float64 and float32
@@ -50,7 +49,7 @@ each_kind = pytest.mark.parametrize("pair", FEW.values(), ids=FEW)
 @pytest.fixture(params=[False, True], ids=["channels-first", "channels-last"])
 def laid_out(request, monkeypatch):
     """As in float64, and as in float32 on a CPU, where the channels come last; with numbers of float64 in both."""
-    monkeypatch.setattr(layers, "_channels_go_last", lambda images: request.param)
+    monkeypatch.setattr(layouts, "channels_go_last", lambda images: request.param)
 
 
 either_layout = pytest.mark.usefixtures("laid_out")
@@ -552,9 +551,9 @@ def in_groups(monkeypatch):
             one if one is None else one.expand(models, *one.shape) if dim is None else one.movedim(dim, 0)
             for one, dim in zip(tensors, in_dims, strict=False)
         ]
-        return layers._in_groups(function, kinds, models, stacked, geometry), 0
+        return convolution._in_groups(function, kinds, models, stacked, geometry), 0
 
-    monkeypatch.setattr(layers, "_of_models", of_models)
+    monkeypatch.setattr(convolution, "_of_models", of_models)
 
 
 @each_kind
@@ -592,7 +591,7 @@ def test_grey_images_equal_torchs_own(kernel, stride, size):
     x = torch.zeros(2, 1, *images, dtype=torch.float64, requires_grad=True)
     covered = x[..., :-1, :-2]
     (expected,) = grad(nn.functional.conv2d(covered, w, stride=stride), x, g)
-    torch.testing.assert_close(layers._grey(g, w, images, [stride, stride]), expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(convolution._grey(g, w, images, [stride, stride]), expected, rtol=EXACT, atol=EXACT)
 
 
 @each_grey
@@ -600,9 +599,9 @@ def test_grey_images_are_a_pure_operation_whose_layout_torch_knows(kernel, strid
     """Also to steps that are recorded with tensors without values; and it writes into no argument."""
     g, w, images = grey(kernel, stride, size)
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(layers._grey, (g, w, images, [stride, stride]), test_utils=tests)
-    found = layers._grey(g, w, images, [stride, stride])
-    assert layers._channels_last(found) is found
+    torch.library.opcheck(convolution._grey, (g, w, images, [stride, stride]), test_utils=tests)
+    found = convolution._grey(g, w, images, [stride, stride])
+    assert layouts.channels_last(found) is found
 
 
 def test_a_recorded_step_of_grey_images_writes_nowhere():
