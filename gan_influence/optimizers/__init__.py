@@ -10,6 +10,7 @@ included.
 """
 
 from gan_influence.optimizers.adam import Adam, AdamW
+from gan_influence.optimizers.clipping import Clipped
 from gan_influence.optimizers.protocol import LearningRate, Optimizer
 from gan_influence.optimizers.rates import InverseSqrt, rates_of
 from gan_influence.optimizers.rmsprop import RMSProp
@@ -20,6 +21,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Clipped",
     "InverseSqrt",
     "LearningRate",
     "Optimizer",

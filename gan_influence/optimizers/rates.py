@@ -31,14 +31,15 @@ class InverseSqrt:
         return self.lr / (step + 1).sqrt()
 
 
-def rate_at(lr: float | LearningRate, step: Tensor) -> float | Tensor:
+def rate_at(lr: float | Tensor | LearningRate, step: Tensor) -> float | Tensor:
     """The learning rate of update ``step``."""
     return lr(step) if callable(lr) else lr
 
 
-def rates_of(optimizer: Optimizer, step: Float[Tensor, ""]) -> float:
-    """The learning rate of an optimiser's update number ``step``."""
-    return float(rate_at(optimizer.lr, step))
+def rates_of(optimizer: Optimizer, step: Float[Tensor, ""]) -> float | Float[Tensor, " d"]:
+    """The learning rate of an optimiser's update number ``step``, or one a parameter."""
+    rate = rate_at(optimizer.lr, step)
+    return rate if isinstance(rate, Tensor) and rate.ndim else float(rate)
 
 
 def check_rate(lr: object) -> None:
