@@ -83,4 +83,4 @@ def recorded(function, *inputs):
     """The function as a graph of operations, recorded without values, as long runs are."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    return make_fx(lambda *given: function(*given), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)

@@ -12,7 +12,7 @@ included.
 from gan_influence.optimizers.adam import Adam, AdamW
 from gan_influence.optimizers.clipping import Clipped
 from gan_influence.optimizers.protocol import LearningRate, Optimizer
-from gan_influence.optimizers.rates import InverseSqrt, rates_of
+from gan_influence.optimizers.rates import InverseSqrt, TorchRates, rates_of
 from gan_influence.optimizers.rmsprop import RMSProp
 from gan_influence.optimizers.sgd import SGD
 from gan_influence.optimizers.torch_state import from_torch
@@ -26,6 +26,7 @@ __all__ = [
     "LearningRate",
     "Optimizer",
     "RMSProp",
+    "TorchRates",
     "from_torch",
     "rates_of",
 ]
