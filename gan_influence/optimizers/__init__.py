@@ -11,6 +11,7 @@ included.
 
 from gan_influence.optimizers.adam import Adam, AdamW
 from gan_influence.optimizers.clipping import Clipped
+from gan_influence.optimizers.groups import Groups
 from gan_influence.optimizers.protocol import LearningRate, Optimizer
 from gan_influence.optimizers.rates import InverseSqrt, TorchRates, rates_of
 from gan_influence.optimizers.rmsprop import RMSProp
@@ -22,6 +23,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Clipped",
+    "Groups",
     "InverseSqrt",
     "LearningRate",
     "Optimizer",
