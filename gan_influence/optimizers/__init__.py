@@ -10,8 +10,10 @@ included.
 """
 
 from gan_influence.optimizers.adam import Adam, AdamW
+from gan_influence.optimizers.clipping import Clipped
+from gan_influence.optimizers.groups import Groups
 from gan_influence.optimizers.protocol import LearningRate, Optimizer
-from gan_influence.optimizers.rates import InverseSqrt, rates_of
+from gan_influence.optimizers.rates import InverseSqrt, TorchRates, rates_of
 from gan_influence.optimizers.rmsprop import RMSProp
 from gan_influence.optimizers.sgd import SGD
 from gan_influence.optimizers.torch_state import from_torch
@@ -20,10 +22,13 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Clipped",
+    "Groups",
     "InverseSqrt",
     "LearningRate",
     "Optimizer",
     "RMSProp",
+    "TorchRates",
     "from_torch",
     "rates_of",
 ]

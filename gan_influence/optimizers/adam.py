@@ -18,18 +18,19 @@ __all__ = ["Adam", "AdamW"]
 
 @dataclass(frozen=True)
 class Adam:
-    """``torch.optim.Adam``, defaults included (without ``amsgrad``).
+    """``torch.optim.Adam``, defaults included.
 
     Args:
         lr: the learning rate, or a schedule.
         betas: decays of the first and second moment.
         eps: added to the root of the second.
         weight_decay: times the parameters is added to the gradient.
+        amsgrad: take the root of the largest second moment so far, which is remembered beside it.
         second_moment: ``"exact"``; or ``"frozen"``, the papers' shortcut: the sweep takes the root in the denominator
             for a constant. Training is the same.
 
     Raises:
-        ValueError: a number out of range; an unknown ``second_moment``.
+        ValueError: a number out of range; an ``amsgrad`` other than True and False; an unknown ``second_moment``.
     """
 
     elementwise: ClassVar[bool] = True
@@ -37,6 +38,7 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    amsgrad: bool = False
     second_moment: str = "exact"
 
     def __post_init__(self) -> None:
@@ -46,11 +48,13 @@ class Adam:
         for name, beta in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
             check_decay(name, beta)
         check_not_negative(eps=self.eps, weight_decay=self.weight_decay)
+        if not isinstance(self.amsgrad, bool):
+            raise ValueError(f"amsgrad must be True or False, got {self.amsgrad!r}")
         check_second_moment(self.second_moment)
 
     @property
     def buffers(self) -> int:
-        return 2
+        return 2 + self.amsgrad
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
         theta = state[..., 0, :]
@@ -61,9 +65,11 @@ class Adam:
         decay, decay_of_squares = self.betas
         first = state[..., 1, :] + (1 - decay) * (slope - state[..., 1, :])
         second = decay_of_squares * state[..., 2, :] + (1 - decay_of_squares) * slope * slope
-        spread = root(moment(second, self.second_moment)) / (1 - decay_of_squares ** (step + 1)).sqrt()
+        largest = torch.maximum(state[..., 3, :], second) if self.amsgrad else second
+        spread = root(moment(largest, self.second_moment)) / (1 - decay_of_squares ** (step + 1)).sqrt()
         size = rate_at(self.lr, step) / (1 - decay ** (step + 1))
-        return torch.stack([theta - size * (first / (spread + self.eps)), first, second], dim=-2)
+        of_largest = [largest] if self.amsgrad else []
+        return torch.stack([theta - size * (first / (spread + self.eps)), first, second, *of_largest], dim=-2)
 
 
 @dataclass(frozen=True)

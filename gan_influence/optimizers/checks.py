@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gan_influence.checks import is_real
+from gan_influence.optimizers.protocol import Optimizer
 
-__all__ = ["check_decay", "check_not_negative", "check_positive", "check_second_moment"]
+__all__ = ["check_decay", "check_not_negative", "check_optimizer", "check_positive", "check_second_moment"]
 
 
 def check_positive(name: str, value: object) -> None:
@@ -30,3 +31,9 @@ def check_second_moment(how: object) -> None:
     """Is this a way to differentiate the second moment?"""
     if how not in ("exact", "frozen"):
         raise ValueError(f'second_moment must be "exact" or "frozen", got {how!r}')
+
+
+def check_optimizer(what: str, optimizer: object) -> None:
+    """Does this follow the protocol?"""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{what} must be an optimiser such as SGD(lr=0.01), got {optimizer!r}")

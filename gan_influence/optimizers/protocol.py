@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LearningRate", "Optimizer"]
+__all__ = ["LearningRate", "Optimizer", "fitted"]
 
 LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
@@ -21,7 +22,9 @@ class Optimizer(Protocol):
     both: one that looks at more than one parameter at a time, as clipping by norm does, then sees one player. One that
     treats every parameter by itself may say so with an attribute ``elementwise = True``; both players, where they move
     at once, are then one call. Where ``update`` shrinks the parameters by a rate besides following the gradient, an
-    attribute ``weight_decay`` tells AID that rate, which belongs to J.
+    attribute ``weight_decay`` tells AID that rate, which belongs to J. One that treats parameters by their names has a
+    method ``fitted(names, shapes) -> Optimizer``, called once when a run begins, with the player's parameters in the
+    order in which the state holds them.
     """
 
     @property
@@ -30,8 +33,11 @@ class Optimizer(Protocol):
         ...
 
     @property
-    def lr(self) -> float | LearningRate:
-        """The learning rate, or its schedule: AID's default scaling coefficient eta (TNNLS eq. 11)."""
+    def lr(self) -> float | Tensor | LearningRate:
+        """The learning rate, or its schedule: AID's default scaling coefficient eta (TNNLS eq. 11).
+
+        Of an optimiser with several rates it is, or returns, a tensor ``(d,)``.
+        """
         ...
 
     def update(
@@ -43,3 +49,8 @@ class Optimizer(Protocol):
         tensor: what depends on it must be computed with torch.
         """
         ...
+
+
+def fitted(optimizer: Optimizer, names: Sequence[str], shapes: Sequence[torch.Size]) -> Optimizer:
+    """The optimiser told of the parameters that it is to move, where it wants to know."""
+    return optimizer.fitted(names, shapes) if hasattr(optimizer, "fitted") else optimizer

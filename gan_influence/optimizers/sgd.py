@@ -24,7 +24,8 @@ class SGD:
     Args:
         lr: the learning rate, or a schedule: a function of the number of the player's own update, a float64 tensor
             0, 1, ..., made of torch operations; such as ``InverseSqrt(0.1)`` or
-            ``lambda k: 0.1 * (1 + torch.cos(torch.pi * k / 500)) / 2``. One of ``torch.optim.lr_scheduler`` is none.
+            ``lambda k: 0.1 * (1 + torch.cos(torch.pi * k / 500)) / 2``. Of one of ``torch.optim.lr_scheduler``
+            :class:`TorchRates` makes such a function.
         momentum: of the velocity ``b <- momentum * b + (1 - dampening) * gradient``; the first is the gradient.
         dampening: see above.
         weight_decay: times the parameters is added to the gradient.
