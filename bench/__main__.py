@@ -17,8 +17,8 @@ from tqdm import tqdm
 from bench.cases import cases
 from bench.memory import KINDS, PEAKS, can_measure_peaks, measure_memory, measure_peaks
 from bench.ratios import measure
-from reports.provenance import program, provenance, resolve_device
-from reports.store import ensure_writable, write_json
+from reports.shared.provenance import program, provenance, resolve_device
+from reports.shared.store import ensure_writable, write_json
 
 PAIRS = {"smoke": 1, "standard": 5}
 STEPS_OF_MEMORY = {"smoke": 400, "standard": 2500}

@@ -55,8 +55,8 @@ from gan_influence.batch import Inputs
 from gan_influence.game import Game
 from gan_influence.players import Player
 from gan_influence.replay.recorded import Recorded
-from reports.provenance import program, provenance
-from reports.store import ensure_writable, write_json
+from reports.shared.provenance import program, provenance
+from reports.shared.store import ensure_writable, write_json
 
 OURS, TRAINING = "reverse over reverse", "training step"
 TOLERANCE = 1e-10

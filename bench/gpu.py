@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reports.provenance import program, provenance, resolve_device
-from reports.store import ensure_writable, write_json
+from reports.shared.provenance import program, provenance, resolve_device
+from reports.shared.store import ensure_writable, write_json
 
 EXPERIMENTS = ("dcgan-accuracy", "dcgan-traceback")
 SHARES = {"tests": 0.25, "bench": 0.25}  # of the time, at most; the runs have the rest

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from reports.data import DIGITS, VARIABLE, ensure_files, on_digits, use_data_folder
+from reports.data import DIGITS, on_digits
 from reports.experiments import EXPERIMENTS
-from reports.provenance import program, resolve_device
-from reports.store import ensure_writable
+from reports.shared.data import VARIABLE, ensure_files, use_data_folder
+from reports.shared.provenance import program, resolve_device
+from reports.shared.store import ensure_writable
 
 
 def main() -> int:
@@ -29,7 +30,7 @@ def main() -> int:
     from reports.page import write_experiment, write_page
     from reports.recheck import recheck
     from reports.runner import run
-    from reports.workers import cluster, processes
+    from reports.shared.workers import cluster, processes
 
     ensure_writable(arguments.out)
     names = arguments.experiments or [

@@ -1,17 +1,13 @@
-"""The data folder: named on the command line or in the environment, checked before any work starts."""
+"""Experiments on data that need no file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from reports.experiment import Experiment
 
-__all__ = ["DIGITS", "VARIABLE", "ensure_files", "on_digits", "use_data_folder"]
+__all__ = ["DIGITS", "on_digits"]
 
-VARIABLE = "GAN_INFLUENCE_DATA"
 DIGITS = "digits"
 
 
@@ -31,37 +27,3 @@ def on_digits(experiment: Experiment) -> Experiment:
         for name, preset in experiment.presets.items()
     }
     return replace(experiment, presets=presets)
-
-
-def use_data_folder(folder: str | Path | None) -> None:
-    """Make ``folder`` the data folder of this process and of those it starts; ``None`` leaves the environment's.
-
-    Raises:
-        SystemExit: it is no folder.
-    """
-    if folder is None:
-        return
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SystemExit(f"--data {folder}: there is no such folder")
-    os.environ[VARIABLE] = str(folder.resolve())
-
-
-def ensure_files(files: Sequence[str], purpose: str, otherwise: str = "choose another preset") -> None:
-    """Check that the data folder holds these files.
-
-    Raises:
-        SystemExit: no folder is named, or it lacks some of them; the message names both ways to name one, and what to
-            do ``otherwise``.
-    """
-    if not files:
-        return
-    folder = os.environ.get(VARIABLE)
-    missing = [file for file in files if folder is None or not (Path(folder) / file).is_file()]
-    if missing:
-        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        where = "no data folder is named" if folder is None else f"it is not in {folder}"
-        raise SystemExit(
-            f"{purpose} needs {missing[0]}{others}, and {where}. Name the folder that holds them with --data DIR or in "
-            f"the environment variable {VARIABLE}, or {otherwise}"
-        )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -12,14 +11,13 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
+from reports.shared.style import STYLE, svg_element
 from reports.summary import Summary
 
 if TYPE_CHECKING:
     from reports.experiment import Drawing
 
-__all__ = ["STYLE", "as_svg", "svg_element", "write_figure"]
-
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path"}
+__all__ = ["as_svg", "write_figure"]
 
 
 def write_figure(drawing: Drawing, summary: Summary, folder: Path) -> None:
@@ -34,14 +32,6 @@ def as_svg(drawing: Drawing, summary: Summary) -> str:
     """The same figure as an SVG element, for a page that needs no other file."""
     with matplotlib.rc_context(STYLE):
         return svg_element(_draw(drawing, summary))
-
-
-def svg_element(figure: Figure, **options: Any) -> str:
-    """A figure as an SVG element that needs no script, no font and no other file, the same at every call."""
-    stream = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "gan-influence"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None}, **options)
-    return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 
 def _draw(drawing: Drawing, summary: Summary) -> Figure:

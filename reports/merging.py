@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from reports.experiment import Experiment
 from reports.runner import made_by, result_identity, runs_in, unit_identity
-from reports.store import ForeignResultError, read_sealed, write_sealed
+from reports.shared.store import ForeignResultError, read_sealed, write_sealed
 
 __all__ = ["ensure_mergeable", "merge"]
 

@@ -14,8 +14,8 @@ from reports.data import DIGITS, on_digits
 from reports.experiment import Experiment, Quantity
 from reports.experiments import EXPERIMENTS
 from reports.figures import as_svg, write_figure
+from reports.shared.store import write_text
 from reports.statistics import VERDICT_RULE
-from reports.store import write_text
 from reports.summary import Summary
 from reports.tables import (
     as_csv,

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reports import runner
 from reports.experiment import Experiment, Settings
-from reports.workers import processes
+from reports.shared.workers import processes
 
 __all__ = ["COMMITTED", "TOLERANCE", "recheck"]
 

@@ -16,10 +16,18 @@ from tqdm import tqdm
 
 from gan_influence import DivergenceError
 from reports.experiment import Experiment, Settings, digest
-from reports.provenance import packages_digest, provenance
-from reports.store import ForeignResultError, alone_in, read_json, read_sealed, set_aside, write_json, write_sealed
+from reports.shared.provenance import packages_digest, provenance
+from reports.shared.store import (
+    ForeignResultError,
+    alone_in,
+    read_json,
+    read_sealed,
+    set_aside,
+    write_json,
+    write_sealed,
+)
+from reports.shared.workers import Workers, worker_count, worker_pool
 from reports.summary import Summary
-from reports.workers import Workers, worker_count, worker_pool
 
 __all__ = ["FORMAT", "made_by", "result_identity", "run", "runs_in", "unit_identity"]
 

@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from reports.provenance import program, provenance
-from reports.store import ensure_writable, write_json, write_text
+from reports.shared.provenance import program, provenance
+from reports.shared.store import ensure_writable, write_json, write_text
 from verification.coverage import table
 from verification.ledger import claims, differences, run
 

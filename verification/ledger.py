@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reports.workers import worker_pool
+from reports.shared.workers import worker_pool
 
 __all__ = [
     "VERDICTS",

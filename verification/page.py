@@ -10,8 +10,8 @@ import jinja2
 import matplotlib
 from markupsafe import Markup
 
-from reports.figures import STYLE, svg_element
-from reports.store import write_text
+from reports.shared.store import write_text
+from reports.shared.style import STYLE, svg_element
 from verification.claims import SECTIONS
 from verification.ledger import VERDICTS
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments import dcgan
-from reports.experiments.agreement import ERROR, RELATIVE_ERROR, finite, relative_error, tau
-from reports.experiments.curves import LINE, PRINTED, along, times, times_across
-from reports.experiments.dcgan import (
+from reports.parts import dcgan
+from reports.parts.agreement import ERROR, RELATIVE_ERROR, finite, relative_error, tau
+from reports.parts.curves import LINE, PRINTED, along, times, times_across
+from reports.parts.dcgan import (
     CLASSIFIER,
     FLOOR,
     NOISE_FLOOR,
@@ -31,7 +31,7 @@ from reports.experiments.dcgan import (
     prepare,
     rounding,
 )
-from reports.provenance import data_digest
+from reports.shared.provenance import data_digest
 from reports.statistics import expected_jaccard, jaccard
 from reports.summary import Summary
 

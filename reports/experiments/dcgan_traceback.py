@@ -9,10 +9,21 @@ import numpy as np
 
 import gan_influence as gi
 from reports.experiment import Drawing, Experiment, Preset, Settings, Values
-from reports.experiments import dcgan
-from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
-from reports.experiments.curves import LINE, PRINTED, along, draw_chance, times, times_across
-from reports.experiments.dcgan import (
+from reports.experiments.fcgan_accuracy import (
+    FIGURE_1,
+    JACCARD,
+    RANDOM,
+    TAU,
+    above_chance,
+    columns,
+    drop,
+    jaccard_of_chance,
+    size_of_errors,
+)
+from reports.parts import dcgan
+from reports.parts.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.parts.curves import LINE, PRINTED, along, draw_chance, times, times_across
+from reports.parts.dcgan import (
     CLASSIFIER,
     FLOOR,
     NOISE_FLOOR,
@@ -27,19 +38,8 @@ from reports.experiments.dcgan import (
     prepare,
     rounding,
 )
-from reports.experiments.fcgan import steps_per_epoch
-from reports.experiments.fcgan_accuracy import (
-    FIGURE_1,
-    JACCARD,
-    RANDOM,
-    TAU,
-    above_chance,
-    columns,
-    drop,
-    jaccard_of_chance,
-    size_of_errors,
-)
-from reports.provenance import data_digest
+from reports.parts.fcgan import steps_per_epoch
+from reports.shared.provenance import data_digest
 from reports.statistics import jaccard
 from reports.summary import Summary
 

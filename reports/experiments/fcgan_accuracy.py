@@ -12,10 +12,10 @@ import numpy as np
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
-from reports.experiments.curves import LINE, along, draw_chance, times, times_across
-from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
-from reports.provenance import data_digest
+from reports.parts.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.parts.curves import LINE, along, draw_chance, times, times_across
+from reports.parts.fcgan import Streams, latents, steps_per_epoch, trained
+from reports.shared.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, expected_jaccard, jaccard, p_above, p_paired
 from reports.summary import Summary
 

@@ -11,16 +11,16 @@ from scipy.stats import spearmanr
 import gan_influence as gi
 from gan_influence.baselines import isolation_forest, random_order
 from reports.experiment import Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.agreement import finite
-from reports.experiments.densities import (
+from reports.parts.agreement import finite
+from reports.parts.densities import (
     kernel_density,
     log_density,
     total_variation,
     true_density,
     true_log_density,
 )
-from reports.experiments.fcgan import Streams, latents, steps_per_epoch, trained
-from reports.provenance import data_digest
+from reports.parts.fcgan import Streams, latents, steps_per_epoch, trained
+from reports.shared.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, p_above, p_paired, sign_test
 from reports.summary import Summary
 

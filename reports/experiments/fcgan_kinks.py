@@ -15,10 +15,10 @@ from gan_influence.metrics.metric import metric_values
 from gan_influence.state import State
 from gan_influence.step import states
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.agreement import ERROR, relative_error, tau
-from reports.experiments.curves import LINE, along, times, times_across
-from reports.experiments.fcgan import LATENT_SIZE, Streams, latents, steps_per_epoch
-from reports.provenance import data_digest
+from reports.parts.agreement import ERROR, relative_error, tau
+from reports.parts.curves import LINE, along, times, times_across
+from reports.parts.fcgan import LATENT_SIZE, Streams, latents, steps_per_epoch
+from reports.shared.provenance import data_digest
 from reports.summary import Summary
 
 __all__ = ["FCGAN_KINKS"]

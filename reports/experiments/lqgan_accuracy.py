@@ -11,9 +11,9 @@ from torch import Tensor
 
 import gan_influence as gi
 from reports.experiment import RANDOM_ORDER, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
-from reports.experiments.curves import LINE, PRINTED, along, times, times_across
-from reports.provenance import data_digest
+from reports.parts.agreement import ERROR, RELATIVE_ERROR, relative_error, tau
+from reports.parts.curves import LINE, PRINTED, along, times, times_across
+from reports.shared.provenance import data_digest
 from reports.summary import Summary
 
 __all__ = ["LQGAN_ACCURACY", "PUBLISHED", "trained"]

@@ -8,10 +8,10 @@ import numpy as np
 
 import gan_influence as gi
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.experiments.agreement import tau
 from reports.experiments.lqgan_accuracy import PUBLISHED as TABLE_V
 from reports.experiments.lqgan_accuracy import trained
-from reports.provenance import data_digest
+from reports.parts.agreement import tau
+from reports.shared.provenance import data_digest
 from reports.summary import Summary, load_published
 
 __all__ = ["LQGAN_INITIALISATION"]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from reports.experiment import Experiment, Preset, Quantity
 from reports.experiments import EXPERIMENTS
 from reports.runner import run
-from reports.workers import processes
+from reports.shared.workers import processes
 
 UNITS = [f"u{k}" for k in range(6)]
 SEEDS = range(3)

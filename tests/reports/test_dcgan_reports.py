@@ -20,14 +20,16 @@ from support.results import result_of
 import gan_influence as gi
 from reports import page, runner
 from reports.__main__ import _seeds, main
-from reports.data import VARIABLE, on_digits
+from reports.data import on_digits
 from reports.experiment import Experiment, Preset, Quantity, digest
-from reports.experiments import EXPERIMENTS, dcgan, dcgan_accuracy, dcgan_traceback
-from reports.experiments.agreement import ERROR
+from reports.experiments import EXPERIMENTS, dcgan_accuracy, dcgan_traceback
 from reports.experiments.fcgan_accuracy import JACCARD, RANDOM, TAU
 from reports.figures import write_figure
 from reports.merging import ensure_mergeable, merge
+from reports.parts import dcgan
+from reports.parts.agreement import ERROR
 from reports.runner import _combine, run
+from reports.shared.data import VARIABLE
 from reports.statistics import expected_jaccard
 from reports.summary import Summary, load_published
 

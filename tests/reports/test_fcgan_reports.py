@@ -18,10 +18,11 @@ from support.results import result_of
 
 import gan_influence as gi
 from gan_influence.baselines import isolation_forest, random_order
-from reports.data import VARIABLE, ensure_files, use_data_folder
 from reports.experiment import Preset
 from reports.experiments import EXPERIMENTS, fcgan_accuracy, fcgan_cleansing
-from reports.experiments.densities import (
+from reports.figures import write_figure
+from reports.page import write_experiment, write_page
+from reports.parts.densities import (
     GRID,
     MEAN,
     kernel_density,
@@ -30,10 +31,9 @@ from reports.experiments.densities import (
     true_density,
     true_log_density,
 )
-from reports.experiments.fcgan import Streams, steps_per_epoch
-from reports.figures import write_figure
-from reports.page import write_experiment, write_page
+from reports.parts.fcgan import Streams, steps_per_epoch
 from reports.runner import _combine
+from reports.shared.data import VARIABLE, ensure_files, use_data_folder
 from reports.statistics import VERDICT_RULE, expected_jaccard, jaccard, p_above, p_paired, sign_test
 from reports.summary import Summary, load_published
 from reports.tables import as_csv, as_latex, as_markdown, number

@@ -16,8 +16,8 @@ import pytest
 from reports.experiments import EXPERIMENTS
 from reports.page import committed_result
 from reports.runner import FORMAT, _resume
+from reports.shared.store import ForeignResultError, ensure_writable, read_json, set_aside, write_json
 from reports.statistics import bootstrap_interval, p_above, verdict
-from reports.store import ForeignResultError, ensure_writable, read_json, set_aside, write_json
 from reports.summary import Summary, load_published
 from reports.tables import number
 

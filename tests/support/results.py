@@ -1,7 +1,7 @@
 """Results of made-up runs, as the program stores them."""
 
 from reports.experiment import Experiment, digest
-from reports.provenance import provenance
+from reports.shared.provenance import provenance
 from reports.summary import Summary
 
 

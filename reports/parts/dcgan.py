@@ -18,9 +18,9 @@ from tqdm import tqdm
 import gan_influence as gi
 from gan_influence.history import DamagedFileError, digest
 from reports.experiment import Quantity, Settings
-from reports.experiments.agreement import ERROR, relative_error
-from reports.experiments.curves import LINE, along, times
-from reports.store import set_aside
+from reports.parts.agreement import ERROR, relative_error
+from reports.parts.curves import LINE, along, times
+from reports.shared.store import set_aside
 from reports.summary import Summary
 
 __all__ = [

@@ -57,8 +57,8 @@ def provenance(command: list[str], device: str) -> dict[str, Any]:
 @cache
 def code() -> str:
     """The code that numbers come from: a digest of its syntax trees, which comments do not change, and the commit."""
-    root = Path(__file__).parent.parent
-    sources = "gan_influence/**/*.py", "reports/experiments/*.py", "reports/statistics.py"
+    root = Path(__file__).parents[2]
+    sources = "gan_influence/**/*.py", "reports/experiments/*.py", "reports/parts/*.py", "reports/statistics.py"
     content = hashlib.sha256()
     for file in sorted(file for pattern in sources for file in root.glob(pattern)):
         content.update(f"{file.relative_to(root)}\0{_without_docstrings(file.read_text())}".encode())

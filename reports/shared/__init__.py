@@ -1,0 +1,1 @@
+"""What the report, ledger and bench programs share; it imports nothing else of ``reports``."""
