@@ -32,17 +32,17 @@ class Memory:
 
     def __init__(self, monkeypatch, models, error=ERRORS["cuda"], late=0):
         self.models, self.error, self.late = models, error, late
-        self.steps, self._held, self._step = [], [], steps.step
-        monkeypatch.setattr(steps, "step", self.step)
+        self.steps, self._held, self._step = [], [], step.step
+        monkeypatch.setattr(step, "step", self.step)
 
-    def step(self, game, updates, phases, state, weights, *inputs):
+    def step(self, game, updates, phases, state, batch):
         assert all(reference() is None for reference in self._held), "a failed attempt's tensors are still there"
-        models = state.shape[-3] - 1
+        models = state.moving.shape[-3] - 1
         self.steps.append(models)
         if models > self.models and len(self.steps) > self.late:
-            self._held = [weakref.ref(state), weakref.ref(weights)]
+            self._held = [weakref.ref(state.moving), weakref.ref(batch.weights)]
             raise self.error()
-        return self._step(game, updates, phases, state, weights, *inputs)
+        return self._step(game, updates, phases, state, batch)
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)

@@ -268,7 +268,7 @@ def show_the_generator_the_old_discriminator(patch):
 def freeze_the_second_moment_unasked(patch):
     for name in ("rmsprop", "adam"):
         module = importlib.import_module(f"gan_influence.optimizers.{name}")
-        patch.setattr(module, "_moment", lambda second, how: second.detach())
+        patch.setattr(module, "moment", lambda second, how: second.detach())
 
 
 def start_turns_with_the_generator(patch):
