@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Adam:
     """
 
     elementwise: ClassVar[bool] = True
+    _decoupled: ClassVar[bool] = False
     lr: float | LearningRate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -56,6 +57,19 @@ class Adam:
     def buffers(self) -> int:
         return 2 + self.amsgrad
 
+    @property
+    def torch_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers in a state dict of ``torch.optim``, by the rows of a state."""
+        return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else []))
+
+    @property
+    def torch_settings(self) -> dict[str, Any]:
+        """The settings that such a state dict must share."""
+        return {
+            **{name: getattr(self, name) for name in ("betas", "eps", "weight_decay", "amsgrad")},
+            **({"decoupled_weight_decay": self._decoupled} if self.weight_decay else {}),
+        }
+
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
         theta = state[..., 0, :]
         return self._moved(step, state, theta, decayed(gradient, theta, self.weight_decay))
@@ -76,6 +90,7 @@ class Adam:
 class AdamW(Adam):
     """``torch.optim.AdamW``, defaults included: Adam whose weight decay shrinks the parameters themselves."""
 
+    _decoupled: ClassVar[bool] = True
     weight_decay: float = 1e-2
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,16 @@ class RMSProp:
     @property
     def buffers(self) -> int:
         return 1 + bool(self.momentum) + self.centered
+
+    @property
+    def torch_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers in a state dict of ``torch.optim``, by the rows of a state."""
+        return ("square_avg", *(["momentum_buffer"] if self.momentum else []), *(["grad_avg"] if self.centered else []))
+
+    @property
+    def torch_settings(self) -> dict[str, Any]:
+        """The settings that such a state dict must share."""
+        return {name: getattr(self, name) for name in ("alpha", "eps", "weight_decay", "momentum", "centered")}
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
         theta = state[..., 0, :]

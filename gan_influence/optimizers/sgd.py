@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,16 @@ class SGD:
     @property
     def buffers(self) -> int:
         return 1 if self.momentum else 0
+
+    @property
+    def torch_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers in a state dict of ``torch.optim``, by the rows of a state."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    @property
+    def torch_settings(self) -> dict[str, Any]:
+        """The settings that such a state dict must share."""
+        return {name: getattr(self, name) for name in ("momentum", "dampening", "weight_decay", "nesterov")}
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
         theta = state[..., 0, :]
