@@ -25,7 +25,17 @@ from gan_influence.game import Game
 from gan_influence.history import Checkpoint, DamagedFileError
 from gan_influence.itd import itd
 from gan_influence.metrics import Metric, measure
-from gan_influence.optimizers import SGD, Adam, AdamW, InverseSqrt, Optimizer, RMSProp
+from gan_influence.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Clipped,
+    Groups,
+    InverseSqrt,
+    Optimizer,
+    RMSProp,
+    TorchRates,
+)
 from gan_influence.players import Players
 from gan_influence.saving import load_trace
 from gan_influence.schedules import FullBatch, Minibatches, Schedule, rows
@@ -44,12 +54,14 @@ __all__ = [
     "Agreement",
     "Batch",
     "Checkpoint",
+    "Clipped",
     "ConvergenceError",
     "Costs",
     "DamagedFileError",
     "DivergenceError",
     "FullBatch",
     "Game",
+    "Groups",
     "InverseSqrt",
     "Metric",
     "Minibatches",
@@ -60,6 +72,7 @@ __all__ = [
     "Solver",
     "Start",
     "State",
+    "TorchRates",
     "Trace",
     "aid",
     "baselines",

@@ -210,9 +210,7 @@ class _Watched(Players):
     def __getattr__(self, name: str) -> Callable[..., Any]:
         super().__getattr__(name)  # raises where there is no such player
         del self.__dict__[name]
-        call = partial(self._watched, self.game.players[name])
-        self.__dict__[name] = call
-        return call
+        return partial(self._watched, self.game.players[name])  # not kept: a circle would keep the run, too
 
     def _watched(self, player: Player, *inputs: Any) -> Any:
         given = trees.leaves(inputs)
@@ -578,8 +576,8 @@ def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
         warnings.warn(
             f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
             "finite differences of the first: a module or the loss holds a detach(), an operation whose second "
-            "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and AID "
-            "leave that out, retraining does not: ask "
+            "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and "
+            "AID leave that out, retraining does not: ask "
             "gi.validate(trace, metric, scores)",
             RuntimeWarning,
             stacklevel=5,

@@ -422,7 +422,7 @@ def _name_the_model(error: DivergenceError, part: list[int], rows: list[list[lis
 
 
 def _kept_by_a_step(trace: Trace) -> int:
-    """Bytes that one model's step keeps for its backward pass: hooks would tell, but ``torch.func.grad`` forbids them."""
+    """Bytes that one model's step keeps for its backward pass. Hooks would tell, but ``torch.func.grad`` has none."""
     state = trace.state(trace.first)
     costs, _ = trace.game.losses(trace.game.leaves(state.moving[0]), trace.inputs(trace.first), state.held)
     waiting, seen, kept = [cost.grad_fn for cost in costs.values()], set(), 0

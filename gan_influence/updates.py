@@ -158,7 +158,8 @@ class Updates:
         elif before[-1] == 1:
             step = torch.div(time, length, rounding_mode="floor")
         else:
-            within = time.new_tensor(before[:-1])[torch.remainder(time, length).long()]
+            entry = torch.remainder(time, length).long().reshape(1)  # an index of no dimension would be read in Python
+            within = time.new_tensor(before[:-1]).index_select(0, entry).reshape(())
             step = torch.div(time, length, rounding_mode="floor") * before[-1] + within
         offset = self._begun[name][1] if name in self._begun else 0
         return step + offset if offset else step
@@ -280,7 +281,7 @@ class Updates:
 
 
 def _by_player(optimizer: Any, game: Game, names: list[str]) -> dict[str, Optimizer]:
-    players, known = list(game.players), "SGD, RMSProp, Adam, AdamW"
+    players, known = list(game.players), "SGD, RMSProp, Adam, AdamW; Clipped and Groups of them"
     given = dict.fromkeys(names, optimizer)
     if isinstance(optimizer, Mapping):
         given = dict(optimizer)

@@ -10,6 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 import gan_influence as gi
+from gan_influence import step
 from gan_influence.counterfactual import _is_out_of_memory
 from gan_influence.losses import RowLoss
 from gan_influence.validation import validate

@@ -312,7 +312,7 @@ class HeldConstant:
         return self.inner.buffers
 
     @property
-    def lr(self) -> float | LearningRate:
+    def lr(self) -> float | Tensor | LearningRate:
         return self.inner.lr
 
     def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:

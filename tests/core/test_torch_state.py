@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from quadratics import NAMES, SHAPES, START, Small, assert_equal, moved, started, torch_moved
+from support.quadratics import NAMES, SHAPES, START, Small, assert_equal, moved, started, torch_moved
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR

@@ -4,8 +4,15 @@ import math
 
 import pytest
 import torch
-from quadratics import Small, assert_derivatives_are_those_of_finite_differences, assert_equal, moved, recorded, started
-from quadratics import torch_moved as torch_run
+from support.quadratics import (
+    Small,
+    assert_derivatives_are_those_of_finite_differences,
+    assert_equal,
+    moved,
+    recorded,
+    started,
+)
+from support.quadratics import torch_moved as torch_run
 from torch.optim import lr_scheduler as schedulers
 
 import gan_influence as gi

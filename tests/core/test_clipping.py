@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from quadratics import (
+from support.quadratics import (
     Small,
     assert_derivatives_are_those_of_finite_differences,
     assert_equal,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from quadratics import (
+from support.quadratics import (
     NAMES,
     SHAPES,
     Small,
