@@ -23,7 +23,7 @@ class DiscriminatorLoss(MeasuredOnTraces):
         E = (1/n) sum_i real(D(psi, x'_i)) + (1/K) sum_k fake(D(psi, G(phi, z'_k)))
 
     Smaller is better. A baseline: the loss measures the discriminator, so that a row's influence on it need not tell
-    what the row does to the generator. Rows of negative score (their removal lowers the loss) count as harmful, most harmful first:
+    what the row does to the generator. Rows of negative score (their removal lowers the loss) are harmful ones, first:
     ``scores.argsort()[:n_h]``.
 
     Args:
