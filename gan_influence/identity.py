@@ -49,7 +49,7 @@ def fingerprint(begun: Trace, last: int, every: int) -> dict[str, str]:
         "schedule": f"{type(begun.schedule).__name__}, {_of_batches(begun, steps)}",
         "data type": str(begun.weights.dtype),
         "device": begun.weights.device.type,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     }
 

@@ -256,9 +256,9 @@ def _slopes(value: Float[Tensor, "*k"], leaves: tuple[Tensor, ...]) -> tuple[Flo
         return torch.autograd.grad(value, leaves, materialize_grads=True)
     units = torch.eye(len(value)).to(value)
     try:
-        return torch.autograd.grad(
-            value, leaves, units, is_grads_batched=True, retain_graph=True, materialize_grads=True
-        )
+        found = torch.autograd.grad(value, leaves, units, is_grads_batched=True, retain_graph=True, allow_unused=True)
+        unused = [leaf.new_zeros(len(value), len(leaf)) for leaf in leaves]
+        return tuple(zeros if one is None else one for one, zeros in zip(found, unused, strict=True))
     except (RuntimeError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
