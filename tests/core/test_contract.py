@@ -1,6 +1,7 @@
 """The contract for every game: costs by player, trees, several metrics, files, what is watched, and what is refused."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def cost(players, batch):
 
 
 def net(*sizes):
-    layers = [layer for a, b in zip(sizes[:-1], sizes[1:], strict=True) for layer in (nn.Linear(a, b), nn.Tanh())]
+    layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
     return nn.Sequential(*layers[:-1]).double()
 
 
