@@ -155,7 +155,7 @@ def test_noise_and_latents_have_streams_of_their_own():
     assert not torch.equal(batch.latents, batch.noise)
 
 
-# --------------------------------------------------------------------------------------------- files and what is watched
+# ------------------------------------------------------------------------------------------- files, what is watched
 
 
 def test_a_run_that_is_read_from_a_file_is_the_run(tmp_path):
@@ -167,7 +167,7 @@ def test_a_run_that_is_read_from_a_file_is_the_run(tmp_path):
     assert same_bits(again.states, trace.states)
     assert same_bits(gi.itd(again, problem.metric()), gi.itd(trace, problem.metric()))
     assert same_bits(gi.retrain(again, [1]).states, gi.retrain(trace, [1]).states)
-    with pytest.raises(ValueError, match="holds another run, which differs in .*ema_decay was 0.9, is None"):
+    with pytest.raises(ValueError, match=r"holds another run, which differs in .*ema_decay was 0.9, is None"):
         gi.load_trace(tmp_path / "run.pt", *given)
     content = (tmp_path / "run.pt").read_bytes()
     (tmp_path / "run.pt").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
