@@ -285,7 +285,7 @@ def test_a_cost_whose_rows_mix_is_refused():
         rows = found.rows["discriminator"]
         return found._replace(rows={"discriminator": rows * rows.mean()})
 
-    with pytest.raises(ValueError, match="the cost of the discriminator gives row 0 .*batch statistics"):
+    with pytest.raises(ValueError, match=r"the cost of the discriminator gives row 0 .*batch statistics"):
         train(mixing)
 
 
