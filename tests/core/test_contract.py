@@ -290,12 +290,12 @@ def test_a_cost_whose_rows_mix_is_refused():
 
 
 def test_a_player_needs_a_name_that_can_be_called_and_a_cost():
-    with pytest.raises(ValueError, match="a player's name must be one that players.NAME can call, and not taken"):
+    with pytest.raises(ValueError, match=r"a player's name must be one that players.NAME can call, and not taken"):
         gi.Game(players={"game": net(1, 1)}, cost=cost)
     with pytest.raises(TypeError, match="players= need cost="):
         gi.Game(players=players())
+    shared = net(2, 2)
     with pytest.raises(ValueError, match=r"generator parameter '0.weight' and discriminator parameter '0.weight'"):
-        shared = net(2, 2)
         gi.Game(players={"generator": shared, "discriminator": shared}, cost=cost)
 
 

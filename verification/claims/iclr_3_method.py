@@ -515,7 +515,7 @@ class _Coordinate:
         self.index = index
 
     def value(self, players: gi.Players) -> Tensor:
-        return players.parameters["discriminator"][self.index]
+        return players.parameters["model"][self.index]
 
 
 @claim(
