@@ -56,7 +56,7 @@ def check_data(game: Game, data: Tree) -> None:
     elif isinstance(game.cost, GAN) and isinstance(data, tuple):
         raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
     parts = trees.leaves(data)
-    if not parts or trees.form(data, []) != trees.form(trees.mapped(lambda leaf: leaf, data), []) or _has_others(data):
+    if not parts or _has_others(data):
         raise TypeError(f"data must be a torch tensor (N, *instance_shape), or a tree of them, got {_kind(data)}")
     if any(part.ndim == 0 for part in parts) or len(parts[0]) == 0:
         raise ValueError(f"data must hold at least one row, got shape {tuple(parts[0].shape)}")

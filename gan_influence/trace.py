@@ -225,13 +225,15 @@ class Trace:
             TypeError: it is no batch, or its indices are no tensor of integers.
         """
         given = self._scheduled(t)
+        if isinstance(given, Batch) and given.indices is None:
+            return given
         if not isinstance(given, tuple) or not 2 <= len(given) <= 3:
             raise TypeError(
                 f"the schedule must give gi.Batch(indices, latents, noise) of step {t}, got {type(given).__name__}"
             )
         indices, *drawn = given
         if indices is None:
-            return given if isinstance(given, Batch) else Batch(None, *drawn)
+            return Batch(None, *drawn)
         if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype == torch.bool:
             kind = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
             raise TypeError(
@@ -256,7 +258,8 @@ class Trace:
         weights = self.weights if weights is None else weights
         indices, latents, noise = self.batch(t)
         device = self.weights.device
-        latents, noise = _there(latents, device), _there(noise, device)
+        latents = _there(latents, device)
+        noise = None if noise is None else _there(noise, device)
         time, turn = self.weights.new_full((), t, dtype=torch.float64), t % self.game.period
         if indices is None:
             return Inputs(self.data, latents, noise, weights, time, turn)
