@@ -211,7 +211,7 @@ LEFT_OUT = {"BatchNorm in the generator": 0.01, "SNGAN, hinge loss": 0.15}
 @pytest.mark.filterwarnings("ignore:the second derivative of a step of training:RuntimeWarning")
 @pytest.mark.parametrize("title", LEFT_OUT)
 def test_what_scores_leave_out_of_buffers_is_as_much_as_is_stated(title):
-    """Derivatives do not pass through running statistics and the vectors of spectral_norm; differences of the weights do.
+    """Derivatives do not pass through running statistics and spectral_norm's vectors; differences of the weights do.
 
     As much as docs/architecture.md says, and not 0: then there would be nothing to state.
     """
