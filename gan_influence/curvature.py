@@ -47,7 +47,7 @@ class Continuation:
 
     @cached_property
     def epoch(self) -> dict[int, float]:
-        """The steps whose batches make up N rows or just more, and each one's share of these rows.
+        """The steps whose batches make up N rows or just more, in whole periods, and each one's share of these rows.
 
         Raises:
             ValueError: the schedule does not go on for so long.
@@ -58,7 +58,7 @@ class Continuation:
             f"the end of the run, until they hold {trace.size} rows: their mean stands for the whole data"
         )
         t = trace.steps
-        while held < trace.size:
+        while held < trace.size or len(sizes) % trace.game.period:  # and all turns of a cost that has some
             sizes[t] = _size(self._batch(t, wanted))
             held += sizes[t]
             t += 1
@@ -244,15 +244,25 @@ class Field:
         """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training.
 
         A row whose cost depends on draws is scored beside those that the run's last steps used."""
-        if self._whole is not None:
+        if self._whole is not None and self._trace.game.period == 1:
             return [self._whole.row_terms(c) for c in cotangents]
         trace, n = self._trace, self._trace.size
         blocks, draws = [], self._full_batches()
         for start in range(0, n, self._block):
             rows = trees.take(trace.data, slice(start, start + self._block))
             batch = _beside(rows, next(draws))
-            blocks.append(row_terms(trace.game, self._theta, cotangents, batch, n, self._held))
+            blocks.append(self._mean_over_turns(cotangents, batch, n))
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
+
+    def _mean_over_turns(
+        self, cotangents: list[Float[Tensor, "*stops d"]], batch: Inputs, n: int
+    ) -> list[Float[Tensor, "*stops rows"]]:
+        """A cost that does another thing at another turn counts with the mean of what it does."""
+        game, period = self._trace.game, self._trace.game.period
+        of_turns = [
+            row_terms(game, self._theta, cotangents, batch._replace(turn=turn), n, self._held) for turn in range(period)
+        ]
+        return [reduce(add, terms) / period for terms in zip(*of_turns, strict=True)] if period > 1 else of_turns[0]
 
     def _full_batches(self) -> Iterator[Inputs]:
         """Those of the run's last steps with as many rows as a block has, backwards, and again from the end."""
