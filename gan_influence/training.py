@@ -105,6 +105,7 @@ def train(
     if record is not None and (not is_whole(record) or record < 1):
         raise ValueError(f"record must be a number of steps >= 1, or None, got {record!r}")
     checkpoint = _check_memory(memory)
+    begun.updates.check_rates(begun.first + steps)
     begun = admitted(begun, given)
     losses: dict[str, list[Tensor]] = {}
 

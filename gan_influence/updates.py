@@ -111,6 +111,20 @@ class Updates:
         before = self._moves_in_cycle(name)
         return whole * before[-1] + before[rest]
 
+    def check_rates(self, last: int) -> None:
+        """Do tables of rates go on up to step ``last``?
+
+        Raises:
+            ValueError: one does not.
+        """
+        for name, one in self.optimizers.items():
+            made_for, wanted = getattr(one.lr, "steps", None), int(self._last_update(name, max(last - 1, 0))) + 1
+            if made_for is not None and wanted > made_for and last:
+                raise ValueError(
+                    f"the {name}'s rates are made for {made_for} updates, but it makes {wanted} up to step {last}: "
+                    "give TorchRates more steps"
+                )
+
     def looks(self, t: int, seeing: frozenset[str]) -> int:
         """How many of the steps before ``t`` move one of these players."""
         does = [any(phase.moving & seeing for phase in phases) for phases in self.cycle]

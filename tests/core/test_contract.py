@@ -315,6 +315,16 @@ def test_a_player_needs_a_name_that_can_be_called_and_a_cost():
         gi.Game(players={"generator": shared, "discriminator": shared}, cost=cost)
 
 
+def test_rates_that_end_before_the_run_are_refused():
+    rates = gi.TorchRates(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2), lr=0.1, steps=4)
+    cycle = ["discriminator", "generator"]
+    assert train(steps=8, optimizer=gi.SGD(rates), update=cycle).steps == 8
+    with pytest.raises(
+        ValueError, match="the discriminator's rates are made for 4 updates, but it makes 5 up to step 9"
+    ):
+        train(steps=9, optimizer=gi.SGD(rates), update=cycle)
+
+
 def test_two_inputs_of_a_model_are_two_arguments():
     class Two(nn.Module):
         def __init__(self):
