@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import debug_unwrap
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,12 +26,14 @@ from gan_influence.costs import Costs
 from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.game import Game
 from gan_influence.gans import GAN, Supervised
+from gan_influence.graphs import is_transformed, nodes
 from gan_influence.identity import globals_of
 from gan_influence.losses import LOSSES, check_targets
 from gan_influence.players import Player, Players, logits
 from gan_influence.randomness import draws
 from gan_influence.state import Held, State
 from gan_influence.step import step
+from gan_influence.surroundings import callers_level
 from gan_influence.trace import Trace
 from gan_influence.trees import Tree
 
@@ -203,8 +204,8 @@ def _check_generator(trace: Trace, latents: Tree) -> None:
 class _Watched(Players):
     """Players that are looked at while a cost calls them: is each call a function of its inputs and parameters?"""
 
-    def __init__(self, trace: Trace, theta: Tensor | None = None, moving: frozenset[str] | None = None):
-        super().__init__(trace.game, trace.theta() if theta is None else theta, None, moving)
+    def __init__(self, trace: Trace):
+        super().__init__(trace.game, trace.theta())
         self._trace = trace
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -214,11 +215,11 @@ class _Watched(Players):
 
     def _watched(self, player: Player, *inputs: Any) -> Any:
         given = trees.leaves(inputs)
-        if any(debug_unwrap(leaf) is not leaf for leaf in given):  # within torch.func.grad no value can be read
+        if any(map(is_transformed, given)):  # within a slope that the cost takes
             return player.at(self.parameters[player.role], self.held)(*inputs)
 
         def call() -> Any:
-            found = player.at(self.parameters[player.role], _cloned(self.held))(*inputs)
+            found = player.at(self.parameters[player.role], trees.mapped(torch.clone, self.held))(*inputs)
             return trees.mapped(torch.clone, found)  # what is changed later is not what it gave
 
         before, versions = [leaf.clone() for leaf in given], [leaf._version for leaf in given]
@@ -253,10 +254,6 @@ def _is_written(player: Player, name: str, before: Tensor, version: int, value: 
         return False
     buffer.copy_(value)
     return True
-
-
-def _cloned(held: Held) -> Held:
-    return {name: value.clone() for name, value in held.items()}
 
 
 def _not_accepted(player: Player, inputs: Any, error: Exception) -> str:
@@ -459,7 +456,7 @@ def _check_parameters(trace: Trace, few: Inputs, given: Game) -> None:
     reads = _Reads({**_parameters(trace.game), **_parameters(given)})
     with reads, torch.enable_grad():
         twice = [trace.game.losses(leaves, few)[0].values() for _ in range(2)]
-    one, other = ([node.variable for node in _nodes(*costs) if hasattr(node, "variable")] for costs in twice)
+    one, other = ([node.variable for node in nodes(*costs) if hasattr(node, "variable")] for costs in twice)
     lasting = [leaf for leaf in one if any(leaf is again for again in other)]  # and not made by the call itself
     foreign = [leaf for leaf in (*reads.found, *lasting) if not any(leaf is own for own in leaves)]
     if foreign:
@@ -475,7 +472,7 @@ def _check_derivatives(trace: Trace, few: Inputs) -> None:
     """Can a step be differentiated twice?"""
     try:
         field = FieldGraph(trace.game, trace.theta(), few)
-        names = {node.name() for node in _nodes(*field.parts)}
+        names = {node.name() for node in nodes(*field.parts)}
         field.both(_moved(torch.zeros_like(trace.theta()), 1.0))
     except (RuntimeError, NotImplementedError) as error:
         if is_out_of_memory(error):
@@ -550,17 +547,6 @@ _WRONG_TWICE = (  # where torch is silent: how the name of an operation's node b
 )
 
 
-def _nodes(*outputs: Tensor) -> set[Any]:
-    """The graph of these outputs."""
-    waiting, seen = [output.grad_fn for output in outputs], set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return seen
-
-
 def _hint(error: Exception) -> str:
     if "attention" in str(error):
         return (
@@ -580,7 +566,7 @@ def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
             "AID leave that out, retraining does not: ask "
             "gi.validate(trace, metric, scores)",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=callers_level(),
         )
 
 
@@ -635,7 +621,7 @@ def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
         warnings.warn(
             "the discriminator ends in a sigmoid, but the loss takes logits and has a sigmoid of its own: leave it out",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=callers_level(),
         )
     low, high = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}.get(_ends_in(generated), (-torch.inf, torch.inf))
     least, most = float(inputs.rows.min()), float(inputs.rows.max())
@@ -645,7 +631,7 @@ def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
             f"the generator makes numbers from {low:g} to {high:g}, but the data's rows have some from {least:g} to "
             f"{most:g}: scale the data",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=callers_level(),
         )
 
 

@@ -20,13 +20,14 @@ from gan_influence.batch import Inputs
 from gan_influence.checks import is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.divergence import DivergenceError
+from gan_influence.graphs import nodes
 from gan_influence.identity import of_game
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, metric_value, metric_values
 from gan_influence.progress import shown
 from gan_influence.stacking import stacks
 from gan_influence.state import State
 from gan_influence.step import states
-from gan_influence.surroundings import undisturbed
+from gan_influence.surroundings import callers_level, undisturbed
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
@@ -248,7 +249,9 @@ def _in_parts(
             # Only here, after the handler, are the failed attempt's tensors gone.
             size = -(-len(part) // 2)
             warnings.warn(
-                f"{len(part)} models at once do not fit in memory: going on with {size}", RuntimeWarning, stacklevel=6
+                f"{len(part)} models at once do not fit in memory: going on with {size}",
+                RuntimeWarning,
+                stacklevel=callers_level(),
             )
             parts = _parts([k for waiting in parts for k in waiting], begins, stop, size)
             bar.update(done - bar.n)
@@ -425,14 +428,10 @@ def _kept_by_a_step(trace: Trace) -> int:
     """Bytes that one model's step keeps for its backward pass. Hooks would tell, but ``torch.func.grad`` has none."""
     state = trace.state(trace.first)
     costs, _ = trace.game.losses(trace.game.leaves(state.moving[0]), trace.inputs(trace.first), state.held)
-    waiting, seen, kept = [cost.grad_fn for cost in costs.values()], set(), 0
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-            saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
-            kept += sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(saved) if isinstance(leaf, Tensor))
+    kept = 0
+    for node in nodes(*costs.values()):
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_") or name == "saved_tensors"]
+        kept += sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(saved) if isinstance(leaf, Tensor))
     return kept
 
 

@@ -18,9 +18,8 @@ from gan_influence.finite import check_product
 from gan_influence.game import Game
 from gan_influence.replay.recorded import Recorded
 from gan_influence.stacking import stacks
-from gan_influence.state import Held
+from gan_influence.state import Held, expanded
 from gan_influence.trace import Trace
-from gan_influence.trees import Tree
 
 __all__ = ["Continuation", "Field", "ForwardGraph", "ShiftedField"]
 
@@ -194,8 +193,9 @@ class Field:
 
     def __init__(self, trace: Trace, theta: Float[Tensor, "*stops d"]):
         self._trace, self._theta, self._held = trace, theta, trace.state().held
-        end = max(trace.steps - 1, 0)
-        first, last = trace.inputs(min(trace.first, end)), trace.inputs(end)
+        self._end = max(trace.steps - 1, 0)
+        self._first = min(trace.first, self._end)  # of a run without steps the one before
+        first, last = trace.inputs(self._first), trace.inputs(self._end)
         self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
         self._whole: FieldGraph | None = None
         if last.indices is None:
@@ -243,14 +243,15 @@ class Field:
     def row_terms(self, cotangents: list[Float[Tensor, "*stops d"]]) -> list[Float[Tensor, "*stops N"]]:
         """``d<c, v_w> / dw_i`` of the batch of all N rows, for each ``c``; no more rows at a time than in training.
 
-        A row whose cost depends on draws is scored beside those that the run's last steps used."""
+        A row whose cost depends on draws is scored beside those that the run's last steps used.
+        """
         if self._whole is not None and self._trace.game.period == 1:
             return [self._whole.row_terms(c) for c in cotangents]
         trace, n = self._trace, self._trace.size
         blocks, draws = [], self._full_batches()
         for start in range(0, n, self._block):
             rows = trees.take(trace.data, slice(start, start + self._block))
-            batch = _beside(rows, next(draws))
+            batch = next(draws).part(slice(trees.length(rows)))._replace(rows=rows)
             blocks.append(self._mean_over_turns(cotangents, batch, n))
         return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
 
@@ -266,9 +267,8 @@ class Field:
 
     def _full_batches(self) -> Iterator[Inputs]:
         """Those of the run's last steps with as many rows as a block has, backwards, and again from the end."""
-        trace = self._trace
-        for t in itertools.cycle(range(max(trace.steps - 1, trace.first), trace.first - 1, -1)):
-            inputs = trace.inputs(t)
+        for t in itertools.cycle(range(self._end, self._first - 1, -1)):
+            inputs = self._trace.inputs(t)
             if _size(inputs) == self._block:
                 yield inputs
 
@@ -315,20 +315,8 @@ def _forward_product(
 
 def _graph(game: Game, theta: Float[Tensor, "*stops d"], batch: Inputs, held: Held) -> FieldGraph:
     stops = theta.shape[:-1]
-    own = {name: value.expand((*stops, *value.shape)) for name, value in held.items()}
-    return FieldGraph(game, theta, batch._replace(weights=batch.weights.repeat(*stops, 1)), own)
+    return FieldGraph(game, theta, batch._replace(weights=batch.weights.repeat(*stops, 1)), expanded(held, stops))
 
 
 def _size(inputs: Inputs) -> int:
     return trees.length(inputs.rows)
-
-
-def _beside(rows: Tree, drawn: Inputs) -> Inputs:
-    """Rows beside a step's draws, as many of these as there are rows."""
-    n, size = trees.length(rows), trees.length(drawn.rows)
-
-    def own(leaf: Tensor) -> Tensor:
-        return leaf[:n] if leaf.ndim and len(leaf) == size else leaf
-
-    latents, noise = trees.mapped(own, drawn.latents), trees.mapped(own, drawn.noise)
-    return Inputs(rows, latents, noise, drawn.weights, drawn.time, drawn.turn)

@@ -19,7 +19,7 @@ from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, m
 from gan_influence.progress import shown
 from gan_influence.replay.recorded import PullBack
 from gan_influence.stacking import stacks
-from gan_influence.surroundings import undisturbed
+from gan_influence.surroundings import callers_level, undisturbed
 from gan_influence.trace import Trace
 
 __all__ = ["check_damping", "itd"]
@@ -151,7 +151,7 @@ class _Sweep:
         try:
             left = folder.read(self._name)
         except DamagedFileError as error:
-            warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=callers_level())
             return
         self.cotangent.copy_(left["cotangent"])
         self.scores.copy_(left["scores"])

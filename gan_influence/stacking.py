@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence import trees
 from gan_influence.adjoint import FieldGraph
 from gan_influence.batch import Inputs
 from gan_influence.devices import is_out_of_memory, repeatable
+from gan_influence.state import expanded
 from gan_influence.surroundings import callers_level
 from gan_influence.trace import Trace
 
@@ -62,8 +62,8 @@ def _off(trace: Trace, inputs: Inputs, thetas: Float[Tensor, "2 d"], cotangents:
     """How far two models together, and two cotangents of one, are from each alone, relative to the largest number."""
 
     def pulled_back(theta: Tensor, weights: Tensor, cotangent: Tensor) -> Float[Tensor, "*models d+d"]:
-        own = trees.mapped(lambda buffer: buffer.expand((*theta.shape[:-1], *buffer.shape)), held)
-        field = FieldGraph(trace.game, theta, inputs._replace(weights=weights), own)
+        own = inputs._replace(weights=weights)
+        field = FieldGraph(trace.game, theta, own, expanded(held, theta.shape[:-1]))
         value, product = field.value, field.both(cotangent)[0]
         return torch.cat([value.expand_as(product), product], dim=-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,9 +11,14 @@ from torch import Tensor
 
 from gan_influence.checks import is_whole
 
-__all__ = ["Held", "Start", "State"]
+__all__ = ["Held", "Start", "State", "expanded"]
 
 Held = dict[str, Tensor]
+
+
+def expanded(held: Held, models: Sequence[int]) -> Held:
+    """The same buffers for each of several models: with these leading dimensions."""
+    return {name: value.expand((*models, *value.shape)) for name, value in held.items()}
 
 
 class State(NamedTuple):

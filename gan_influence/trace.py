@@ -23,7 +23,7 @@ from gan_influence.players import Players
 from gan_influence.schedules import Minibatches, Schedule
 from gan_influence.state import Held, State
 from gan_influence.step import states
-from gan_influence.surroundings import undisturbed
+from gan_influence.surroundings import callers_level, undisturbed
 from gan_influence.trees import Tree
 from gan_influence.updates import Updates
 
@@ -153,7 +153,9 @@ class Trace:
             return self.history.load(t)
         except DamagedFileError as error:
             begin = self.history.before(t - 1)
-            warnings.warn(f"{error}: it is computed again, from step {begin}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"{error}: it is computed again, from step {begin}", RuntimeWarning, stacklevel=callers_level()
+            )
             *_, (_, state) = states(self, self._checkpoint(begin), self.weights, range(begin, t))
             self.history.keep(t, state)
             return state
@@ -258,8 +260,7 @@ class Trace:
         weights = self.weights if weights is None else weights
         indices, latents, noise = self.batch(t)
         device = self.weights.device
-        latents = _there(latents, device)
-        noise = None if noise is None else _there(noise, device)
+        latents, noise = _there(latents, device), _there(noise, device)
         time, turn = self.weights.new_full((), t, dtype=torch.float64), t % self.game.period
         if indices is None:
             return Inputs(self.data, latents, noise, weights, time, turn)

@@ -26,7 +26,7 @@ from gan_influence.progress import shown
 from gan_influence.schedules import Minibatches, RecordedBatches, Schedule
 from gan_influence.state import Start, State
 from gan_influence.step import states
-from gan_influence.surroundings import undisturbed
+from gan_influence.surroundings import callers_level, undisturbed
 from gan_influence.trace import Trace
 from gan_influence.trees import Tree
 from gan_influence.updates import Cycle, Decay, Optimizers, Updates
@@ -99,12 +99,12 @@ def train(
         OSError: the checkpoint folder is full or cannot be written to.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
-    begun, given = begin(game, data, schedule, optimizer, update, ema_decay, average_buffers, start, weights, device)
     if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
     if record is not None and (not is_whole(record) or record < 1):
         raise ValueError(f"record must be a number of steps >= 1, or None, got {record!r}")
     checkpoint = _check_memory(memory)
+    begun, given = begin(game, data, schedule, optimizer, update, ema_decay, average_buffers, start, weights, device)
     begun.updates.check_rates(begun.first + steps)
     begun = admitted(begun, given)
     losses: dict[str, list[Tensor]] = {}
@@ -148,7 +148,9 @@ def begin(
         raise TypeError(f"start must be a gi.Start(optimizer=..., average=..., step=...), got {type(start).__name__}")
     check_data(game, data)
     if torch.finfo(game.dtype).bits < 32:
-        warnings.warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            _LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=callers_level()
+        )
     size = trees.length(data)
     schedule = _fitted(schedule, size, game.dtype)
     home = check_device(device) if device is not None else trees.first_leaf(data).device
@@ -270,7 +272,9 @@ def _resume(history: History) -> tuple[int, State]:
             found = history.load(t)
         except DamagedFileError as error:
             if history.holds(t):
-                warnings.warn(f"{error}: training goes on from step {reached}", RuntimeWarning, stacklevel=4)
+                warnings.warn(
+                    f"{error}: training goes on from step {reached}", RuntimeWarning, stacklevel=callers_level()
+                )
             break
         if not found.moving.isfinite().all():  # left by a run that diverged: it is to say again where
             break

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gan_influence.checks import is_real
 from gan_influence.game import Game
-from gan_influence.optimizers import Optimizer, from_torch, rates_of
+from gan_influence.optimizers import Optimizer, fitted, from_torch, rates_of
 from gan_influence.state import Held, Start
 
 __all__ = ["ORDERS", "Cycle", "Decay", "Optimizers", "Phase", "Updates"]
@@ -73,11 +73,13 @@ class Updates:
     ):
         self.names = [name for name, player in game.players.items() if player.size]
         given = _by_player(optimizer, game, self.names)
-        self.optimizers = {name: _fitted(given[name], game, name) for name in self.names}
+        fit = {name: (player.names, player.shapes) for name, player in game.players.items()}
+        self.optimizers = {name: fitted(given[name], *fit[name]) for name in self.names}
         self.sizes = game.sizes
         self._all = tuple(game.players)
         self.update = update
         self.cycle = _cycle(update, game, self.names)
+        self._before = {name: _moves_before(name, self.cycle) for name in self.names}
         self.decays = _decays(decay, game)
         self.core = 1 + max(one.buffers for one in self.optimizers.values())
         self.rows = self.core + bool(self.decays)
@@ -108,7 +110,7 @@ class Updates:
     def moves(self, name: str, t: int) -> int:
         """How often a player has moved before step ``t``."""
         whole, rest = divmod(t, len(self.cycle))
-        before = self._moves_in_cycle(name)
+        before = self._before[name]
         return whole * before[-1] + before[rest]
 
     def check_rates(self, last: int) -> None:
@@ -166,7 +168,7 @@ class Updates:
 
     def _step_of(self, name: str, time: Tensor) -> Tensor:
         """:meth:`moves` as a function of a tensor, at a step that moves the player."""
-        before, length = self._moves_in_cycle(name), len(self.cycle)
+        before, length = self._before[name], len(self.cycle)
         if before[-1] == length:
             step = time
         elif before[-1] == 1:
@@ -175,12 +177,12 @@ class Updates:
             entry = torch.remainder(time, length).long().reshape(1)  # an index of no dimension would be read in Python
             within = time.new_tensor(before[:-1]).index_select(0, entry).reshape(())
             step = torch.div(time, length, rounding_mode="floor") * before[-1] + within
-        offset = self._begun[name][1] if name in self._begun else 0
+        offset = self._offset(name)
         return step + offset if offset else step
 
-    def _moves_in_cycle(self, name: str) -> list[int]:
-        """How often a player has moved before each entry, and in all."""
-        return list(accumulate((any(name in phase.moving for phase in one) for one in self.cycle), initial=0))
+    def _offset(self, name: str) -> int:
+        """By how many updates an optimiser that goes on is ahead of those counted here."""
+        return self._begun[name][1] if name in self._begun else 0
 
     def _kept(self, time: Tensor, average: Tensor) -> Tensor:
         if not any(map(callable, self.decays.values())):
@@ -241,8 +243,7 @@ class Updates:
         return {name: rates_of(one, self._last_update(name, t)) for name, one in self.optimizers.items()}
 
     def _last_update(self, name: str, t: int) -> Float[Tensor, ""]:
-        offset = self._begun[name][1] if name in self._begun else 0
-        return torch.tensor(max(self.moves(name, t + 1) - 1, 0) + offset, dtype=torch.float64)
+        return torch.tensor(max(self.moves(name, t + 1) - 1, 0) + self._offset(name), dtype=torch.float64)
 
     def weight_decays(self, like: Float[Tensor, "*models d"]) -> Float[Tensor, " d"]:
         """The rate at which each parameter shrinks: what an optimiser adds to the diagonal of J."""
@@ -253,7 +254,7 @@ class Updates:
     def _is_one_call(self) -> bool:
         """Is one elementwise optimiser that of all players, whenever they move at once?"""
         first, *others = self.optimizers.values()
-        counts = {tuple(self._moves_in_cycle(name)) for name in self.names}
+        counts = set(map(tuple, self._before.values()))
         same = all(one is first for one in others) and len(counts) == 1
         return same and not self._begun and bool(getattr(first, "elementwise", False))
 
@@ -319,12 +320,6 @@ def _by_player(optimizer: Any, game: Game, names: list[str]) -> dict[str, Optimi
     return given
 
 
-def _fitted(optimizer: Any, game: Game, name: str) -> Optimizer:
-    """One that treats parameters by their names is told them."""
-    player = game.players[name]
-    return optimizer.fitted(player.names, player.shapes) if hasattr(optimizer, "fitted") else optimizer
-
-
 def _cycle(update: Any, game: Game, names: list[str]) -> tuple[tuple[Phase, ...], ...]:
     everyone = game.names
     if isinstance(update, str) or not isinstance(update, Sequence):
@@ -349,6 +344,11 @@ def _cycle(update: Any, game: Game, names: list[str]) -> tuple[tuple[Phase, ...]
     if still:
         raise ValueError(f"update never moves the {still[0]}: put it into the cycle, or freeze its parameters")
     return tuple((Phase(frozenset(entry), True),) for entry in entries)
+
+
+def _moves_before(name: str, cycle: tuple[tuple[Phase, ...], ...]) -> list[int]:
+    """How often a player has moved before each entry, and in all."""
+    return list(accumulate((any(name in phase.moving for phase in phases) for phases in cycle), initial=0))
 
 
 def _decays(decay: Any, game: Game) -> dict[str, Decay]:

@@ -15,16 +15,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import debug_unwrap
 from torch.utils.checkpoint import checkpoint
 
 from gan_influence.checks import is_whole
 from gan_influence.devices import repeatable
+from gan_influence.graphs import is_transformed
 from gan_influence.players import Players
 
 __all__ = [
     "Frozen",
-    "_is_transformed",
     "check_chunk",
     "check_each_alone",
     "check_finite",
@@ -88,7 +87,7 @@ def generated_in_chunks(
         return function(players.generate(part))
 
     rebuilt = partial(checkpoint, outputs, use_reentrant=False, preserve_rng_state=False)
-    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not _is_transformed(players.parameters["generator"])
+    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not is_transformed(players.parameters["generator"])
     return in_chunks(rebuilt if rebuilds else outputs, latents, chunk)
 
 
@@ -115,7 +114,7 @@ def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "
         together = function(few)
         if not isinstance(together, Tensor) or together.ndim == 0 or len(together) != len(few):
             return  # what is no row of outputs an image is told elsewhere
-        if _is_transformed(together) or not together.is_floating_point() or not together.isfinite().all():
+        if is_transformed(together) or not together.is_floating_point() or not together.isfinite().all():
             return
         again, alone = function(few), _one_by_one(function, few)
     if not torch.equal(together, again):
@@ -151,7 +150,7 @@ def check_finite(outputs: Float[Tensor, "n *outputs"], network: str, images: str
     Raises:
         ValueError: some rows are not; it says how many, of which network and which images.
     """
-    if _is_transformed(outputs):
+    if is_transformed(outputs):
         return
     bad = len(outputs) - int(outputs.isfinite().flatten(1).all(1).sum())
     if bad:
@@ -159,10 +158,6 @@ def check_finite(outputs: Float[Tensor, "n *outputs"], network: str, images: str
             f"{network} gave NaN or infinity for {bad} of the {len(outputs)} {images} images: look at these images, "
             "and at the network's weights"
         )
-
-
-def _is_transformed(tensor: Tensor) -> bool:
-    return debug_unwrap(tensor) is not tensor
 
 
 def _reject_batch_statistics(role: str, module: nn.Module) -> None:

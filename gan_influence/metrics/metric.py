@@ -15,8 +15,8 @@ from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.game import Game
 from gan_influence.players import Players
 from gan_influence.randomness import draws
-from gan_influence.state import Held
-from gan_influence.surroundings import undisturbed
+from gan_influence.state import Held, expanded
+from gan_influence.surroundings import callers_level, undisturbed
 
 if TYPE_CHECKING:
     from gan_influence.trace import Trace
@@ -109,11 +109,8 @@ def metric_values(
     Raises:
         TypeError: the metric is no metric, or neither a scalar nor a vector.
     """
-    held = (
-        {name: value.expand((len(thetas), *value.shape)) for name, value in game.held().items()}
-        if held is None
-        else held
-    )
+    if held is None:
+        held = expanded(game.held(), [len(thetas)])
 
     def of_one(theta: Tensor, held: Held) -> Float[Tensor, "*k"]:
         return _value(metric, game, theta, held)
@@ -136,7 +133,7 @@ def metric_values(
                     f"metric {_name(metric)} is measured of one model after another, which takes longer: "
                     + str(error).split("\n")[0],
                     RuntimeWarning,
-                    stacklevel=2,
+                    stacklevel=callers_level(),
                 )
         if values is None:
             values = torch.stack([of_one(theta, trees.take(held, k)) for k, theta in enumerate(thetas)])

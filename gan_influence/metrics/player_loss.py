@@ -36,9 +36,8 @@ class PlayerLoss(MeasuredOnTraces):
     def __init__(self, player: str, rows: Tree, latents: Tree = None, noise: Tree = None, each: bool = False):
         if not trees.leaves(rows):
             raise TypeError(f"rows must be a tree of tensors, got {rows!r}")
-        copied = [None if tree is None else trees.mapped(_own, tree) for tree in (rows, latents, noise)]
         self.player, self.each = player, each
-        self.rows, self.latents, self.noise = copied
+        self.rows, self.latents, self.noise = trees.mapped(lambda leaf: leaf.detach().clone(), (rows, latents, noise))
 
     def value(self, players: Players) -> Float[Tensor, "*n"]:
         """The metric at these players, differentiable in all of them.
@@ -59,14 +58,6 @@ class PlayerLoss(MeasuredOnTraces):
 def batch_of(game: Game, rows: Tree, latents: Tree = None, noise: Tree = None) -> Inputs:
     """Rows and draws as a cost sees them, on the device of the game's modules, all of weight 1."""
     device = next((p.device for player in game.players.values() for p in player.module.parameters()), None)
-
-    def there(tree: Tree) -> Tree:
-        return None if tree is None else trees.mapped(lambda leaf: leaf.to(device), tree)
-
+    rows, latents, noise = trees.mapped(lambda leaf: leaf.to(device), (rows, latents, noise))
     weights = torch.ones(trees.length(rows), dtype=game.dtype, device=device)
-    time = torch.zeros((), dtype=torch.float64, device=device)
-    return Inputs(there(rows), there(latents), there(noise), weights, time)
-
-
-def _own(leaf: Tensor) -> Tensor:
-    return leaf.detach().clone()
+    return Inputs(rows, latents, noise, weights, torch.zeros((), dtype=torch.float64, device=device))

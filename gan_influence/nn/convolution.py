@@ -84,7 +84,7 @@ def _of_grey_images(g: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[
 
 
 def _empty_grey_images(g: Tensor, w: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """In the layout in which the other operations of a convolution leave their images: see ``layouts.channels_last``."""
+    """In the layout that the other operations of a convolution leave images in: see ``layouts.channels_last``."""
     height, width = size
     return g.new_empty_strided((len(g), 1, height, width), (height * width, 1, width, 1))
 

@@ -13,7 +13,7 @@ from the state of one of ``torch.optim``'s optimisers.
 from gan_influence.optimizers.adam import Adam, AdamW
 from gan_influence.optimizers.clipping import Clipped
 from gan_influence.optimizers.groups import Groups
-from gan_influence.optimizers.protocol import LearningRate, Optimizer
+from gan_influence.optimizers.protocol import LearningRate, Optimizer, fitted
 from gan_influence.optimizers.rates import InverseSqrt, TorchRates, rates_of
 from gan_influence.optimizers.rmsprop import RMSProp
 from gan_influence.optimizers.sgd import SGD
@@ -30,6 +30,7 @@ __all__ = [
     "Optimizer",
     "RMSProp",
     "TorchRates",
+    "fitted",
     "from_torch",
     "rates_of",
 ]

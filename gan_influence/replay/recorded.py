@@ -28,6 +28,7 @@ from gan_influence.devices import repeatable
 from gan_influence.replay.cuda import captured
 from gan_influence.replay.graph import UnrecordableError, difference, traced
 from gan_influence.replay.split import split
+from gan_influence.surroundings import callers_level
 from gan_influence.trees import Tree
 
 __all__ = ["PullBack", "Recorded", "RecordedLinearisation"]
@@ -295,4 +296,6 @@ def _replayed(backward: Callable, kept: tuple[Tensor, ...], cotangent: Tensor) -
 
 
 def _warn(reason: object) -> None:
-    warnings.warn(f"a step is called as it is, several times slower than recorded: {reason}", stacklevel=5)
+    warnings.warn(
+        f"a step is called as it is, several times slower than recorded: {reason}", stacklevel=callers_level()
+    )

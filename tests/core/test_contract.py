@@ -325,6 +325,17 @@ def test_rates_that_end_before_the_run_are_refused():
         train(steps=9, optimizer=gi.SGD(rates), update=cycle)
 
 
+@pytest.mark.filterwarnings("ignore:AID's series does not converge:RuntimeWarning")
+@pytest.mark.parametrize("step", range(12, 16))
+def test_the_end_of_anothers_run_is_scored_without_a_step(step):
+    """Wherever in an epoch it ends, and whatever the last batch's size."""
+    schedule = gi.Minibatches(14, 5, latent_shape=(3,), seed=0)
+    game = gi.Game(players=players(), cost=cost)
+    trace = gi.train(game, normal(1, 14, 2), schedule, 0, gi.SGD(0.1), start=gi.Start(step=step))
+    assert (trace.first, trace.steps) == (step, step)
+    assert gi.aid(trace, of_generator, terms=3).shape == (14,)
+
+
 def test_two_inputs_of_a_model_are_two_arguments():
     class Two(nn.Module):
         def __init__(self):
