@@ -37,6 +37,7 @@ from gan_influence.optimizers import (
     TorchRates,
 )
 from gan_influence.players import Players
+from gan_influence.running_statistics import Recompute
 from gan_influence.saving import load_trace
 from gan_influence.schedules import FullBatch, Minibatches, Schedule, rows
 from gan_influence.solvers import Solver
@@ -68,6 +69,7 @@ __all__ = [
     "Optimizer",
     "Players",
     "RMSProp",
+    "Recompute",
     "Schedule",
     "Solver",
     "Start",

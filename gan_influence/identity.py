@@ -69,7 +69,7 @@ def of_game(trace: Trace, steps: Iterable[int]) -> dict[str, str]:
         + f", {described(optimizers, [updates.rates(t) for t in steps])}",
         "update": str(updates.update),
         "ema_decay": ", ".join(_named(one) for one in updates.decays.values()) or "None",
-        "averages": described(updates.decays, updates.average_buffers),
+        "averages": described(updates.decays, updates.average_buffers or "copy"),
     }
 
 

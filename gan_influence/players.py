@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from torch.func import functional_call
 from gan_influence import trees
 from gan_influence.devices import repeatable
 from gan_influence.replacements import with_right_derivatives
+from gan_influence.running_statistics import Recompute, differentiated, norms
 from gan_influence.state import Held
+from gan_influence.surroundings import callers_level
 
 if TYPE_CHECKING:
     from gan_influence.game import Game
@@ -38,6 +41,7 @@ class Player:
         held: names of the buffers that calls change, as running statistics are. Found out before training.
         writes_inputs: it works in place on what it is given, as ``nn.ReLU(inplace=True)`` in the first place does: then
             it is given copies. Found out before training.
+        averaged: what a metric sees of its buffers where training averages it; ``None``: as ``"copy"``, but unsaid.
     """
 
     def __init__(self, role: str, module: nn.Module):
@@ -53,6 +57,7 @@ class Player:
         self.module = module
         self.held: tuple[str, ...] = ()
         self.writes_inputs = False
+        self.averaged: str | Recompute | None = "copy"
         trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         first_name = {id(p): name for name, p in trainable}
         self._places = {  # where each stands: one parameter may be that of several modules
@@ -84,7 +89,7 @@ class Player:
                 "is none of a module's, such as a lock or an open file"
             ) from error
         player = Player(self.role, with_right_derivatives(module).to(device))
-        player.held, player.writes_inputs = self.held, self.writes_inputs
+        player.held, player.writes_inputs, player.averaged = self.held, self.writes_inputs, self.averaged
         return player
 
     def vector(self) -> Float[Tensor, " d"]:
@@ -135,19 +140,48 @@ class Player:
         """
         named = self.unflatten(parameters)
         placed = {place: named[name] for place, name in self._places.items()}
-        return partial(self._called, placed, held if self.held else None, mode)
+        held = held if self.held else None
+        if mode == "eval" and held is not None:
+            self._look(held, partial(self._called, placed, held, "train"))
+        return partial(self._called, placed, held, mode)
+
+    def _look(self, held: Held, call: Callable[..., Any]) -> None:
+        """Put into ``held`` the running statistics that a metric sees; ``call`` is the player in training mode."""
+        if isinstance(self.averaged, Recompute):
+            with _SWAPPING:
+                held.update(self.averaged.statistics(self.module, call, self.role))
+        elif self.averaged is None and norms(self.module):
+            self.averaged = "copy"
+            warnings.warn(
+                f"the averaged {self.role} is looked at in eval mode with the running statistics of the one that was "
+                f"trained, in {type(next(iter(norms(self.module).values()))).__name__}: a network that nobody trained. "
+                'Give train average_buffers=gi.Recompute(latents), "average", or "copy" for these; or a metric '
+                'mode = "train"',
+                RuntimeWarning,
+                stacklevel=callers_level(),
+            )
 
     def _called(self, placed: dict[str, Tensor], held: Held | None, mode: str, *inputs: Any) -> Any:
         if self.writes_inputs:
             inputs = trees.mapped(torch.clone, inputs)
         if held is not None:
             placed = {**placed, **{name: held[f"{self.role}.{name}"] for name in self.held}}
-        with _SWAPPING, _evaluating(self.module) if mode == "eval" else _as_it_is():
+        with _SWAPPING, self._in_mode(mode):
             # Of a module that stands in two places, torch's own tying would not put the parameters back.
             outputs = functional_call(self.module, placed, inputs, tie_weights=False)
         if held is not None:  # functional_call leaves there what the module has put in a buffer's place
             held.update({f"{self.role}.{name}": placed[name] for name in self.held})
         return outputs
+
+    @contextmanager
+    def _in_mode(self, mode: str) -> Iterator[None]:
+        if mode == "train":
+            yield
+            return
+        with _evaluating(self.module), ExitStack() as more:
+            if isinstance(self.averaged, Recompute):
+                more.enter_context(differentiated(self.module))
+            yield
 
 
 class Players:
@@ -191,6 +225,13 @@ class Players:
         call = players[name].at(self.parameters[name], self.held, self.mode)
         self.__dict__[name] = call
         return call
+
+    def looked_at(self) -> Held:
+        """:attr:`held` with the running statistics that are made anew for a look in eval mode."""
+        for name, player in self.game.players.items():
+            if isinstance(player.averaged, Recompute):
+                getattr(self, name)
+        return self.held
 
     @property
     def device(self) -> torch.device:
@@ -264,11 +305,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
 
 
 def _names(dtypes: set[torch.dtype]) -> str:

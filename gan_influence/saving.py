@@ -13,6 +13,7 @@ from gan_influence.admission import check_data
 from gan_influence.game import Game
 from gan_influence.history import Folder, History
 from gan_influence.identity import fingerprint
+from gan_influence.running_statistics import Recompute
 from gan_influence.state import State
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
@@ -54,7 +55,7 @@ def load_trace(
     *,
     update: Cycle = "simultaneous",
     ema_decay: Decay | dict[str, Decay] | None = None,
-    average_buffers: str = "copy",
+    average_buffers: str | Recompute | None = None,
     device: torch.device | str | None = None,
 ) -> Trace:
     """A run that :meth:`gan_influence.Trace.save` has written, to be scored and retrained as the run itself.

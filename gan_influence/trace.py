@@ -169,8 +169,9 @@ class Trace:
         return self.state(step).moving[self.updates.seen]
 
     def held(self, step: int = -1) -> Held:
-        """The modules' buffers that calls change, as a metric sees them."""
-        return self.updates.seen_held(self.state(step).held)
+        """The modules' buffers that calls change, as a metric sees them in eval mode."""
+        with torch.no_grad():
+            return self.players(step).looked_at()
 
     def parameters(self, step: int = -1, *, averaged: bool = False) -> dict[str, dict[str, Tensor]]:
         """The players' parameters by name, ``{"generator": {...}, "discriminator": {...}}``, after ``step`` steps.
@@ -217,7 +218,9 @@ class Trace:
 
     def players(self, step: int = -1, mode: str = "eval") -> Players:
         """The players after ``step`` steps, as a metric sees them."""
-        return Players(self.game, self.seen(step), self.held(step), mode=mode)
+        state = self.state(step)
+        held = self.updates.seen_held(state.held)
+        return Players(self.game, state.moving[self.updates.seen], held, mode=mode)
 
     def batch(self, t: int) -> Batch:
         """What the schedule gives for step ``t``, checked: row indices as int64, latents and noise.

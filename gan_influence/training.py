@@ -23,6 +23,7 @@ from gan_influence.game import Game
 from gan_influence.history import Checkpoint, DamagedFileError, History, open_folder
 from gan_influence.identity import fingerprint
 from gan_influence.progress import shown
+from gan_influence.running_statistics import Recompute, norms
 from gan_influence.schedules import Minibatches, RecordedBatches, Schedule
 from gan_influence.state import Start, State
 from gan_influence.step import states
@@ -49,7 +50,7 @@ def train(
     *,
     update: Cycle = "simultaneous",
     ema_decay: Decay | Mapping[str, Decay] | None = None,
-    average_buffers: str = "copy",
+    average_buffers: str | Recompute | None = None,
     start: Start | None = None,
     memory: str | Checkpoint = "full",
     weights: Float[Tensor, " N"] | None = None,
@@ -76,7 +77,8 @@ def train(
         ema_decay: d in [0, 1), or a function of t: metrics see the average of the generator,
             ``a <- d a + (1 - d) phi`` after each step, from the initial parameters on. ``{player: d}`` averages others.
         average_buffers: of an averaged player metrics see running statistics and the like: ``"copy"``, those that
-            training has reached; or ``"average"``, averaged as the parameters are.
+            training has reached, which without a word is a warning where BatchNorm is looked at in eval mode;
+            ``"average"``, averaged as the parameters are; or ``gi.Recompute(latents)``, made anew by the average.
         start: what the run goes on from besides the modules' parameters and buffers: optimisers' states of ``torch``,
             an average, how many steps were done. Steps are then those still to do.
         memory: ``"full"`` keeps every state; ``"checkpoint"`` about sqrt(T) of them and replays the others; or a
@@ -129,7 +131,7 @@ def begin(
     optimizer: Optimizers,
     update: Cycle,
     ema_decay: Any,
-    average_buffers: str,
+    average_buffers: str | Recompute | None,
     start: Start | None,
     weights: Tensor | None,
     device: torch.device | str | None,
@@ -155,7 +157,11 @@ def begin(
     schedule = _fitted(schedule, size, game.dtype)
     home = check_device(device) if device is not None else trees.first_leaf(data).device
     given, game = game, game.snapshot(home)
+    if isinstance(average_buffers, Recompute):
+        average_buffers = average_buffers.to(home)
     updates = Updates(optimizer, game, update, ema_decay, start, average_buffers)
+    for name in updates.decays:
+        game.players[name].averaged = average_buffers
     data = trees.mapped(lambda part: part.detach().to(home, copy=True), data)
     weights = torch.ones(size) if weights is None else torch.as_tensor(weights).detach().clone()
     weights = weights.to(home, game.dtype)
@@ -171,7 +177,22 @@ def admitted(begun: Trace, given: Game) -> Trace:
     check_start(begun, given)
     held = begun.updates.held_at_start(begun.game.held())
     state = State(begun.state().moving, held)
-    return replace(begun, history=History(state, begun.first, begun.first, 1), _segment={})
+    begun = replace(begun, history=History(state, begun.first, begun.first, 1), _segment={})
+    _check_recomputing(begun)
+    return begun
+
+
+def _check_recomputing(begun: Trace) -> None:
+    """Has the averaged player running statistics, and does it take these inputs?"""
+    for name, player in begun.game.players.items():
+        if not isinstance(player.averaged, Recompute):
+            continue
+        if not norms(player.module):
+            raise ValueError(f"average_buffers=gi.Recompute(...), but the {name} has no BatchNorm in training mode")
+        try:
+            begun.held()
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the {name} cannot be called with gi.Recompute's inputs: {error}") from error
 
 
 @undisturbed

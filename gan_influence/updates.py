@@ -13,6 +13,7 @@ from torch import Tensor
 from gan_influence.checks import is_real
 from gan_influence.game import Game
 from gan_influence.optimizers import Optimizer, fitted, from_torch, rates_of
+from gan_influence.running_statistics import Recompute
 from gan_influence.state import Held, Start
 
 __all__ = ["ORDERS", "Cycle", "Decay", "Optimizers", "Phase", "Updates"]
@@ -47,7 +48,7 @@ class Updates:
             a number or a function of t made of torch operations; of the generator, or ``{player: decay}``.
         start: what the run goes on from; see :class:`gan_influence.Start`.
         average_buffers: of an averaged player a metric sees running statistics and the like: ``"copy"``, those that
-            training has reached; or ``"average"``, averaged as the parameters are.
+            training has reached; ``"average"``, averaged as the parameters are; or a :class:`Recompute`.
 
     Attributes:
         optimizers: by player, those with parameters alone.
@@ -69,7 +70,7 @@ class Updates:
         update: Cycle = "simultaneous",
         decay: Decay | Mapping[str, Decay] | None = None,
         start: Start | None = None,
-        average_buffers: str = "copy",
+        average_buffers: str | Recompute | None = None,
     ):
         self.names = [name for name, player in game.players.items() if player.size]
         given = _by_player(optimizer, game, self.names)
@@ -84,9 +85,8 @@ class Updates:
         self.core = 1 + max(one.buffers for one in self.optimizers.values())
         self.rows = self.core + bool(self.decays)
         self.seen = self.rows - 1 if self.decays else 0
-        if average_buffers not in ("copy", "average"):
-            raise ValueError(f'average_buffers must be "copy" or "average", got {average_buffers!r}')
         self.average_buffers = average_buffers
+        _check_average_buffers(average_buffers, self.decays)
         self._start = start or Start()
         self._begun = self._buffers_of(self._start, game)
         self._keep = self._of_players(game.theta(), {name: _constant(decay) for name, decay in self.decays.items()})
@@ -195,14 +195,14 @@ class Updates:
 
     def held_at_start(self, held: Held) -> Held:
         """The buffers of the first state: the modules', and beside them the averages of an averaged player's."""
-        if self.average_buffers == "copy":
+        if self.average_buffers != "average":
             return held
         averaged = [name for name in held if name.partition(".")[0] in self.decays]
         return {**held, **{_AVERAGE + name: held[name].clone() for name in averaged}}
 
     def held_after(self, phase: Phase, time: Float[Tensor, ""], held: Held) -> Held:
         """The buffers after a phase that has left them so, with their averages."""
-        if self.average_buffers == "copy" or not phase.ends_step:
+        if self.average_buffers != "average" or not phase.ends_step:
             return held
         after = dict(held)
         for key, average in held.items():
@@ -215,7 +215,7 @@ class Updates:
         return after
 
     def seen_held(self, held: Held) -> Held:
-        """The buffers that a metric sees."""
+        """The buffers that a metric sees, before any :class:`Recompute`."""
         return {name: held.get(_AVERAGE + name, own) for name, own in held.items() if not name.startswith(_AVERAGE)}
 
     def pull_back(
@@ -368,6 +368,14 @@ def _decays(decay: Any, game: Game) -> dict[str, Decay]:
         if not callable(one) and not (is_real(one) and 0 <= one < 1):
             raise ValueError(f"ema_decay must be a number in [0, 1), or None, got {one!r}; or a function of t")
     return dict(decay)
+
+
+def _check_average_buffers(given: Any, decays: Mapping[str, Decay]) -> None:
+    if given not in (None, "copy", "average") and not isinstance(given, Recompute):
+        raise ValueError(f'average_buffers must be "copy", "average" or gi.Recompute(latents), got {given!r}')
+    if isinstance(given, Recompute) and len(decays) != 1:
+        whom = f"averages {', '.join(decays)}" if decays else "averages nobody"
+        raise ValueError(f"average_buffers=gi.Recompute(...) is for one averaged player, but ema_decay {whom}")
 
 
 def _constant(decay: Decay) -> float:
