@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -41,7 +41,8 @@ class Player:
         held: names of the buffers that calls change, as running statistics are. Found out before training.
         writes_inputs: it works in place on what it is given, as ``nn.ReLU(inplace=True)`` in the first place does: then
             it is given copies. Found out before training.
-        averaged: what a metric sees of its buffers where training averages it; ``None``: as ``"copy"``, but unsaid.
+        averaged: does training average it?
+        statistics: what a metric sees of its running statistics, as ``average_buffers`` says; ``None``: nothing said.
     """
 
     def __init__(self, role: str, module: nn.Module):
@@ -57,7 +58,7 @@ class Player:
         self.module = module
         self.held: tuple[str, ...] = ()
         self.writes_inputs = False
-        self.averaged: str | Recompute | None = "copy"
+        self.averaged, self.statistics = False, cast(str | Recompute | None, "copy")
         trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         first_name = {id(p): name for name, p in trainable}
         self._places = {  # where each stands: one parameter may be that of several modules
@@ -89,7 +90,7 @@ class Player:
                 "is none of a module's, such as a lock or an open file"
             ) from error
         player = Player(self.role, with_right_derivatives(module).to(device))
-        player.held, player.writes_inputs, player.averaged = self.held, self.writes_inputs, self.averaged
+        player.held, player.writes_inputs = self.held, self.writes_inputs
         return player
 
     def vector(self) -> Float[Tensor, " d"]:
@@ -142,24 +143,30 @@ class Player:
         placed = {place: named[name] for place, name in self._places.items()}
         held = held if self.held else None
         if mode == "eval" and held is not None:
-            self._look(held, partial(self._called, placed, held, "train"))
+            self._look(held, partial(self._called, placed, held, "train"), parameters.requires_grad)
         return partial(self._called, placed, held, mode)
 
-    def _look(self, held: Held, call: Callable[..., Any]) -> None:
+    def _look(self, held: Held, call: Callable[..., Any], differentiated: bool) -> None:
         """Put into ``held`` the running statistics that a metric sees; ``call`` is the player in training mode."""
-        if isinstance(self.averaged, Recompute):
+        if isinstance(self.statistics, Recompute):
             with _SWAPPING:
-                held.update(self.averaged.statistics(self.module, call, self.role))
-        elif self.averaged is None and norms(self.module):
-            self.averaged = "copy"
-            warnings.warn(
-                f"the averaged {self.role} is looked at in eval mode with the running statistics of the one that was "
-                f"trained, in {type(next(iter(norms(self.module).values()))).__name__}: a network that nobody trained. "
-                'Give train average_buffers=gi.Recompute(latents), "average", or "copy" for these; or a metric '
-                'mode = "train"',
-                RuntimeWarning,
-                stacklevel=callers_level(),
-            )
+                held.update(self.statistics.of(self.module, call, self.role))
+        elif self.statistics is None and (self.averaged or differentiated) and norms(self.module):
+            self._say_what_is_seen()
+
+    def _say_what_is_seen(self) -> None:
+        """Once, and not where the caller has chosen: a metric that looks in eval mode sees running statistics."""
+        self.statistics = "copy"
+        what = f"the averaged {self.role} is looked at with the running statistics of the one that was trained"
+        if not self.averaged:
+            what = f"the {self.role} is looked at in eval mode: scores leave out what rows do to its running statistics"
+        warnings.warn(
+            f"{what}, in {type(next(iter(norms(self.module).values()))).__name__}: give train average_buffers="
+            'gi.Recompute(latents), or the metric mode = "train", which leave nothing out; or average_buffers="copy", '
+            "if it is meant so, and see gi.validate",
+            RuntimeWarning,
+            stacklevel=callers_level(),
+        )
 
     def _called(self, placed: dict[str, Tensor], held: Held | None, mode: str, *inputs: Any) -> Any:
         if self.writes_inputs:
@@ -179,7 +186,7 @@ class Player:
             yield
             return
         with _evaluating(self.module), ExitStack() as more:
-            if isinstance(self.averaged, Recompute):
+            if isinstance(self.statistics, Recompute):
                 more.enter_context(differentiated(self.module))
             yield
 
@@ -229,7 +236,7 @@ class Players:
     def looked_at(self) -> Held:
         """:attr:`held` with the running statistics that are made anew for a look in eval mode."""
         for name, player in self.game.players.items():
-            if isinstance(player.averaged, Recompute):
+            if isinstance(player.statistics, Recompute):
                 getattr(self, name)
         return self.held
 

@@ -1,4 +1,4 @@
-"""The running statistics with which an averaged player's BatchNorm is looked at in eval mode."""
+"""The running statistics with which a player's BatchNorm is looked at in eval mode."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["Recompute", "differentiated", "norms"]
 
 @dataclass(frozen=True, eq=False)
 class Recompute:
-    """``average_buffers=gi.Recompute(latents)``: running statistics of the averaged parameters themselves.
+    """``average_buffers=gi.Recompute(latents)``: running statistics of the parameters themselves that a metric sees.
 
-    As ``torch.optim.swa_utils.update_bn`` makes them: the averaged player is called in training mode on these inputs,
-    batch after batch, and BatchNorm's running mean and variance become the plain means over the batches of the batches'
-    means and unbiased variances. Other buffers that calls change (the vectors of ``spectral_norm``) are those that
-    the calls leave.
+    As ``torch.optim.swa_utils.update_bn`` makes them: the averaged player, or the generator where nobody is averaged,
+    is called in training mode on these inputs, batch after batch, and BatchNorm's running mean and variance become the
+    plain means over the batches of the batches' means and unbiased variances. Other buffers that calls change (the
+    vectors of ``spectral_norm``) are those that the calls leave.
 
-    They are a function of the averaged parameters, which scores differentiate like any other part of the metric.
+    They are a function of the parameters, which scores differentiate like any other part of the metric. Statistics that
+    training keeps are none: of what rows do to those, scores say nothing.
 
     Args:
         inputs: what the player is called with, a tree of tensors, first dimension n; a tuple is as many arguments.
@@ -45,7 +46,7 @@ class Recompute:
         found = trees.leaves(self.inputs)
         if not found or len({len(leaf) if leaf.ndim else 0 for leaf in found}) > 1:
             raise TypeError(
-                "Recompute needs the averaged player's inputs, a tensor or a tree of tensors of one length, got "
+                "Recompute needs the player's inputs, a tensor or a tree of tensors of one length, got "
                 f"{[tuple(leaf.shape) for leaf in found] or type(self.inputs).__name__}"
             )
         size = self.batch_size
@@ -64,7 +65,7 @@ class Recompute:
         """The same with copies of the inputs there."""
         return replace(self, inputs=trees.mapped(lambda leaf: leaf.detach().to(device, copy=True), self.inputs))
 
-    def statistics(self, module: nn.Module, call: Callable[..., Any], role: str) -> Held:
+    def of(self, module: nn.Module, call: Callable[..., Any], role: str) -> Held:
         """The running statistics of all BatchNorms of a module, differentiable, by ``"role.name"``.
 
         Args:

@@ -77,8 +77,9 @@ def train(
         ema_decay: d in [0, 1), or a function of t: metrics see the average of the generator,
             ``a <- d a + (1 - d) phi`` after each step, from the initial parameters on. ``{player: d}`` averages others.
         average_buffers: of an averaged player metrics see running statistics and the like: ``"copy"``, those that
-            training has reached, which without a word is a warning where BatchNorm is looked at in eval mode;
-            ``"average"``, averaged as the parameters are; or ``gi.Recompute(latents)``, made anew by the average.
+            training has reached; ``"average"``, averaged as the parameters are; or ``gi.Recompute(latents)``, made anew
+            from the parameters that are seen, and then scores leave nothing out. Where a metric looks at BatchNorm in
+            eval mode and nothing was said, ``"copy"`` with a warning.
         start: what the run goes on from besides the modules' parameters and buffers: optimisers' states of ``torch``,
             an average, how many steps were done. Steps are then those still to do.
         memory: ``"full"`` keeps every state; ``"checkpoint"`` about sqrt(T) of them and replays the others; or a
@@ -160,8 +161,10 @@ def begin(
     if isinstance(average_buffers, Recompute):
         average_buffers = average_buffers.to(home)
     updates = Updates(optimizer, game, update, ema_decay, start, average_buffers)
-    for name in updates.decays:
-        game.players[name].averaged = average_buffers
+    for name, player in game.players.items():
+        player.averaged = name in updates.decays
+        chosen = not isinstance(average_buffers, Recompute) or name == updates.recomputing
+        player.statistics = average_buffers if chosen else None
     data = trees.mapped(lambda part: part.detach().to(home, copy=True), data)
     weights = torch.ones(size) if weights is None else torch.as_tensor(weights).detach().clone()
     weights = weights.to(home, game.dtype)
@@ -183,16 +186,16 @@ def admitted(begun: Trace, given: Game) -> Trace:
 
 
 def _check_recomputing(begun: Trace) -> None:
-    """Has the averaged player running statistics, and does it take these inputs?"""
-    for name, player in begun.game.players.items():
-        if not isinstance(player.averaged, Recompute):
-            continue
-        if not norms(player.module):
-            raise ValueError(f"average_buffers=gi.Recompute(...), but the {name} has no BatchNorm in training mode")
-        try:
-            begun.held()
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the {name} cannot be called with gi.Recompute's inputs: {error}") from error
+    """Has the player running statistics that are to be made anew, and does it take these inputs?"""
+    name = begun.updates.recomputing
+    if name is None:
+        return
+    if not norms(begun.game.players[name].module):
+        raise ValueError(f"average_buffers=gi.Recompute(...), but the {name} has no BatchNorm in training mode")
+    try:
+        begun.held()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the {name} cannot be called with gi.Recompute's inputs: {error}") from error
 
 
 @undisturbed

@@ -53,6 +53,7 @@ class Updates:
     Attributes:
         optimizers: by player, those with parameters alone.
         cycle: the phases of each entry.
+        recomputing: the player whose running statistics are made anew for a metric, if one is.
         rows: of a state.
         seen: the row that a metric sees: 0, or the last where a player is averaged. There it holds the average beside
             the other players' own parameters.
@@ -86,7 +87,7 @@ class Updates:
         self.rows = self.core + bool(self.decays)
         self.seen = self.rows - 1 if self.decays else 0
         self.average_buffers = average_buffers
-        _check_average_buffers(average_buffers, self.decays)
+        self.recomputing = _recomputing(average_buffers, self.decays, game)
         self._start = start or Start()
         self._begun = self._buffers_of(self._start, game)
         self._keep = self._of_players(game.theta(), {name: _constant(decay) for name, decay in self.decays.items()})
@@ -370,12 +371,17 @@ def _decays(decay: Any, game: Game) -> dict[str, Decay]:
     return dict(decay)
 
 
-def _check_average_buffers(given: Any, decays: Mapping[str, Decay]) -> None:
+def _recomputing(given: Any, decays: Mapping[str, Decay], game: Game) -> str | None:
+    """The player whose running statistics are made anew for a metric: the averaged one, or the generator."""
     if given not in (None, "copy", "average") and not isinstance(given, Recompute):
         raise ValueError(f'average_buffers must be "copy", "average" or gi.Recompute(latents), got {given!r}')
-    if isinstance(given, Recompute) and len(decays) != 1:
-        whom = f"averages {', '.join(decays)}" if decays else "averages nobody"
-        raise ValueError(f"average_buffers=gi.Recompute(...) is for one averaged player, but ema_decay {whom}")
+    if not isinstance(given, Recompute):
+        return None
+    players = list(decays) or [name for name in game.players if name == "generator"]
+    if len(players) != 1:
+        whom = f"averages {', '.join(players)}" if players else "averages nobody, and there is no generator"
+        raise ValueError(f"average_buffers=gi.Recompute(...) is for one player, but ema_decay {whom}")
+    return players[0]
 
 
 def _constant(decay: Decay) -> float:

@@ -88,6 +88,11 @@ def built(title):
     return made
 
 
+def trained(made):
+    run = made["game"], made["data"], made["schedule"], STEPS, made["optimizer"]
+    return gi.train(*run, update=made["update"], average_buffers="copy")
+
+
 def plain(title, made, batches, weights):
     """The metric at the end of the run, in plain torch, and all parameters."""
     players, game = made["players"], made["game"]
@@ -122,7 +127,7 @@ def test_every_example_is_at_most_25_lines():
 @pytest.mark.parametrize("title", BLOCKS)
 def test_itd_equals_unrolled_autograd_and_removals_equal_retraining(title):
     made = built(title)
-    trace = gi.train(made["game"], made["data"], made["schedule"], STEPS, made["optimizer"], update=made["update"])
+    trace = trained(made)
     batches = [trace.batch(t) for t in range(STEPS)]
     weights = torch.ones(20, dtype=torch.float64, requires_grad=True)
     value, theta = plain(title, made, batches.__getitem__, weights)
@@ -216,7 +221,7 @@ def test_what_scores_leave_out_of_buffers_is_as_much_as_is_stated(title):
     As much as docs/architecture.md says, and not 0: then there would be nothing to state.
     """
     made, h = built(title), 1e-5
-    trace = gi.train(made["game"], made["data"], made["schedule"], STEPS, made["optimizer"], update=made["update"])
+    trace = trained(made)
     weights = torch.ones(20, 20, dtype=torch.float64).repeat(2, 1)
     weights += h * torch.cat([torch.eye(20), -torch.eye(20)]).double()
     state = trees.mapped(lambda part: part.repeat(40, *[1] * part.ndim), trace.state(0))
