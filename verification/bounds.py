@@ -33,7 +33,7 @@ from scipy.linalg import solve_discrete_lyapunov
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from verification.lqgan import LQGAN, SIGNS, Array, fake_logits
+from verification.dense_lqgan import LQGAN, SIGNS, Array, fake_logits
 
 Rows = NDArray[np.intp]
 

@@ -7,22 +7,22 @@ import importlib
 import numpy as np
 import pytest
 
-from verification import bounds, drawn, judge, ledger, scalar, tally
+from verification import bounds, drawn_games, judge, ledger, scalar, tally
 from verification.claims import tools
+from verification.dense_lqgan import LQGAN
 from verification.ledger import claims, differences, entry, recorded
-from verification.lqgan import LQGAN
 
 claims()
-errors, beyond, influence, extensions = (
+errors, own_results, influence, extensions = (
     importlib.import_module(f"verification.claims.{name}")
-    for name in ("tnnls_3_errors", "beyond", "tnnls_3_influence", "tnnls_b_extensions")
+    for name in ("tnnls_3_errors", "own_results", "tnnls_3_influence", "tnnls_b_extensions")
 )
 
 
 def everywhere(patch, module, name, wrong):
     """Put ``wrong`` in place of a function in every module of the ledger that has imported it."""
     right = getattr(module, name)
-    for one in (bounds, drawn, judge, scalar, tally, tools, errors, beyond, influence, extensions):
+    for one in (bounds, drawn_games, judge, scalar, tally, tools, errors, own_results, influence, extensions):
         if getattr(one, name, None) is right:
             patch.setattr(one, name, wrong)
 
@@ -327,7 +327,7 @@ def a_newton_kantorovich_without_the_rows_curvature(patch):
 
 
 def a_tail_without_the_inverse(patch):
-    patch.setattr(beyond.np.linalg, "inv", lambda matrix: np.eye(len(matrix)))
+    patch.setattr(own_results.np.linalg, "inv", lambda matrix: np.eye(len(matrix)))
 
 
 FAULTS = {

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import gan_influence as gi
 from gan_influence.optimizers import LearningRate, Optimizer
-from verification import games, practical, unrolled
+from verification import dense_training, toys, unrolled
 from verification.claims.tnnls_4_metrics import operations
+from verification.dense_lqgan import LQGAN, itd
+from verification.dense_training import Rule, Run, Shortcut
 from verification.judge import at_most, correction, relative, removal_derivative
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, itd
-from verification.practical import Rule, Run, Shortcut
 
 
 class Reshuffled:
@@ -61,7 +61,7 @@ def minibatch(preset: str) -> Outcome:
         total = total @ twin.step_matrix(theta).T
         assert inputs.indices is not None
         total[inputs.indices.numpy()] += twin.row_jumps(theta)
-    swept = np.stack([gi.itd(trace, games.ParameterMetric(e)).numpy() for e in torch.eye(4).double()], axis=1)
+    swept = np.stack([gi.itd(trace, toys.ParameterMetric(e)).numpy() for e in torch.eye(4).double()], axis=1)
     errors = []
     for j in (0, 11, 29):
 
@@ -89,11 +89,11 @@ def minibatch(preset: str) -> Outcome:
 def minibatch_loss(preset: str) -> Outcome:
     """Eq. 40 has lost the regulariser R of eq. 2: with lambda > 0 its step is not the one of the same game with the
     whole data as its batch. In eq. 43 epsilon is undefined; only epsilon = 1 makes it eq. 6 for that batch."""
-    toy = games.lqgan(rows=20, steps=1, l2=(0.3, 0.3))
+    toy = toys.lqgan(rows=20, steps=1, l2=(0.3, 0.3))
     theta, lr = toy.thetas[0], toy.lr
     without_r = LQGAN(toy.twin.rows, toy.twin.latents, eta=lr).train(theta, 1)[-1]
     missing = relative(without_r - theta, toy.thetas[1] - theta)
-    longer = games.lqgan(rows=20, steps=20, l2=(0.3, 0.3))
+    longer = toys.lqgan(rows=20, steps=20, l2=(0.3, 0.3))
     amended = relative(longer.twin.train(theta, 20)[-1] - theta, longer.thetas[-1] - theta)
     removed = toy.twin.train(theta, 1, toy.twin.without([4]))[-1, 0]
     halved = np.ones(20)
@@ -112,7 +112,7 @@ def minibatch_loss(preset: str) -> Outcome:
 
 def _without_regulariser() -> float:
     """The core's step of an unregularised game against eq. 40's."""
-    toy = games.lqgan(rows=20, steps=1)
+    toy = toys.lqgan(rows=20, steps=1)
     return relative(toy.twin.train(toy.thetas[0], 1)[-1] - toy.thetas[0], toy.thetas[1] - toy.thetas[0])
 
 
@@ -177,7 +177,7 @@ def averaged_generator(preset: str) -> Outcome:
             return average(weights) @ gradient[:2]
 
         differenced.append(relative(removal_derivative(end, 0.2), amended[j]))
-    by_core = gi.itd(trace, games.ParameterMetric(torch.from_numpy(gradient))).numpy()
+    by_core = gi.itd(trace, toys.ParameterMetric(torch.from_numpy(gradient))).numpy()
     exact = max(relative(amended, expected), relative(by_core, expected), 1e-3 * max(differenced))
     outcome = correction(
         printed,
@@ -253,8 +253,8 @@ def practical_twin(rule: Rule, order: str, decay: float, optimizer: Optimizer | 
     data = gi.datasets.normal_1d(22, seed=0)
     game = gi.Game(*gi.models.lqgan(seed=1))
     trace = gi.train(game, data, schedule, steps, optimizer or rule.optimizer(), update=order, ema_decay=decay)
-    drawn = practical.batches(schedule, steps, 22)
-    return trace, practical.train(data.numpy().ravel(), drawn, trace.theta(0).numpy(), rule, order, decay)
+    drawn = dense_training.batches(schedule, steps, 22)
+    return trace, dense_training.train(data.numpy().ravel(), drawn, trace.theta(0).numpy(), rule, order, decay)
 
 
 QUERY = np.array([0.8, -0.5, 0.3, 0.7])
@@ -263,7 +263,7 @@ QUERY = np.array([0.8, -0.5, 0.3, 0.7])
 
 def scores_of_query(trace: gi.Trace) -> np.ndarray:
     """The core's influence on ``QUERY``'s direction, as a metric sees the parameters: (N,)."""
-    return gi.itd(trace, games.ParameterMetric(torch.from_numpy(QUERY))).numpy()
+    return gi.itd(trace, toys.ParameterMetric(torch.from_numpy(QUERY))).numpy()
 
 
 @claim(
@@ -283,14 +283,16 @@ def practical_training(preset: str) -> Outcome:
         for order in ("simultaneous", "alternating"):
             trace, run = practical_twin(rule, order, 0.9)
             training.append(relative(trace.states[:, 0].numpy(), run.theta[:, 0]))
-            influence = practical.influence(run)[-1]
+            influence = dense_training.influence(run)[-1]
             sweep.append(relative(scores_of_query(trace), influence @ QUERY))
 
             def end(weight: float, run: Run = run, j: int = 5) -> np.ndarray:
                 weights = np.ones((1, 22))
                 weights[0, j] = weight
                 start = run.theta[0, 0]
-                return practical.train(run.rows, run.batches, start, run.rule, run.order, 0.9, weights).average[-1, 0]
+                return dense_training.train(run.rows, run.batches, start, run.rule, run.order, 0.9, weights).average[
+                    -1, 0
+                ]
 
             differenced.append(relative(removal_derivative(end, 0.02), influence[5]))
     numbers = {
@@ -346,15 +348,15 @@ def rmsprop_estimator(preset: str) -> Outcome:
     }
     for how, variant in variants.items():
         there, _ = practical_twin(rule, "simultaneous", 0.0, variant)
-        dense = practical.influence(run, Shortcut(how))[-1] @ QUERY
+        dense = dense_training.influence(run, Shortcut(how))[-1] @ QUERY
         errors[f"{how}: core against the dense sum"] = relative(scores_of_query(there), dense)
 
     def end(weight: float) -> np.ndarray:
         weights = np.ones((1, 22))
         weights[0, 5] = weight
-        return practical.train(run.rows, run.batches, run.theta[0, 0], rule, weights=weights).theta[-1, 0]
+        return dense_training.train(run.rows, run.batches, run.theta[0, 0], rule, weights=weights).theta[-1, 0]
 
-    exact = practical.influence(run)[-1]
+    exact = dense_training.influence(run)[-1]
     differenced = relative(removal_derivative(end, 0.02), exact[5])
     printed = relative(-exact / rule.eta, exact)
     outcome = correction(
@@ -429,7 +431,7 @@ def _accuracy(seed: int, alpha: float, horizons: tuple[int, ...]) -> np.ndarray:
     estimators after each horizon: (2, estimators, horizons)."""
     run = practical_run(seed, Rule(0.002, alpha), horizons[-1])
     truth = (run.theta[:, 1:] - run.theta[:, :1]) @ DIRECTION
-    scores = [practical.influence(run, Shortcut(how)) @ DIRECTION for how in ("exact", "held", "frozen")]
+    scores = [dense_training.influence(run, Shortcut(how)) @ DIRECTION for how in ("exact", "held", "frozen")]
     taus = [[kendalltau(one[t], truth[t]).statistic for t in horizons] for one in scores]
     errors = [[relative(one[t], scores[0][t].copy()) for t in horizons] for one in scores]
     return np.array([taus, errors])
@@ -445,14 +447,14 @@ def practical_run(
     each of ``sets``, (sets, 40), 1 where a row is removed."""
     rows = gi.datasets.normal_1d(40, seed=seed).numpy().ravel()
     start = np.random.default_rng(seed).normal(size=4)
-    drawn = practical.batches(gi.Minibatches(40, 8, (1,), seed=seed), steps, 40)
+    drawn = dense_training.batches(gi.Minibatches(40, 8, (1,), seed=seed), steps, 40)
     weights = np.vstack([np.ones(40), 1 - np.eye(40), *([] if sets is None else [1 - sets])])
-    return practical.train(rows, drawn, start, rule, "alternating", decay, weights, mean_of_kept)
+    return dense_training.train(rows, drawn, start, rule, "alternating", decay, weights, mean_of_kept)
 
 
 def _operations_ratio() -> float:
     """Counted operations of a sweep through RMSProp, with the second moment differentiated over without."""
-    toy = games.mlp(steps=0)
+    toy = toys.mlp(steps=0)
     counted = []
     for how in ("exact", "frozen"):
         optimizer = gi.RMSProp(0.002, second_moment=how)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from verification import bounds, judge
 from verification.bounds import Boxes, Constants
-from verification.drawn import examples, for_all
+from verification.dense_lqgan import LQGAN, SIGNS, Array, derivatives_of_f
+from verification.drawn_games import examples, for_all
 from verification.judge import at_most
 from verification.ledger import Number, Outcome, claim
-from verification.lqgan import LQGAN, SIGNS, Array, derivatives_of_f
 from verification.scalar import Known
 from verification.tally import CLEAR, ENOUGH, Tally, mended, never_violated
 

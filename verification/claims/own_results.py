@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 import gan_influence as gi
-from verification import bounds, games
+from verification import bounds, toys
 from verification.bounds import Constants, EquilibriumShift, Rows
 from verification.claims.tnnls_3_influence import START, STEPS, central_differences
-from verification.drawn import Removals, examples, for_all, removals, rounding
+from verification.dense_lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
+from verification.drawn_games import Removals, examples, for_all, removals, rounding
 from verification.judge import at_most, close, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
 from verification.tally import Tally, never_violated
 
 
@@ -155,7 +155,7 @@ def hinge_kinks(preset: str) -> Outcome:
     step h down to the distance of the nearest kink, below which order 2 and agreement return: ITD is the derivative,
     but says little about steps as large as a removal (h = 1). No paper's experiment uses the hinge; but the ReLU of
     ICLR's FCGAN has kinks, too, so that its experiments lie outside of the paper's own assumption."""
-    toy = games.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
+    toy = toys.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
     scores = gi.itd(toy.trace, toy.metric)
     j = int(scores.abs().argmax())
     exact = float(scores[j])
@@ -715,8 +715,8 @@ def newton_before_aid(preset: str) -> Outcome:
     taken, numbers = {}, {}
     errors = []
     for seed in range(4 if preset == "standard" else 2):
-        toy = games.lqgan(rows=300, steps=200, lr=0.1, l2=(0.05, 0.05), seed=seed)
-        metric = games.ParameterMetric(torch.from_numpy(DIRECTION))
+        toy = toys.lqgan(rows=300, steps=200, lr=0.1, l2=(0.05, 0.05), seed=seed)
+        metric = toys.ParameterMetric(torch.from_numpy(DIRECTION))
         star = toy.twin.equilibrium(toy.thetas[-1])
         expected = aid_limit(toy.twin, star) @ DIRECTION
         truth = gi.counterfactual(toy.trace, metric, [[j] for j in range(10)]).numpy()
@@ -756,8 +756,8 @@ def stopping_rule(preset: str) -> Outcome:
         for _ in range(300):
             total, term = total + term, z.T @ term
             tally.add(float(np.linalg.norm(whole - total)), norm * float(np.linalg.norm(term)), 1e-12)
-    toy = games.lqgan(rows=40, steps=2000, lr=0.1, l2=(0.1, 0.1))
-    metric = games.ParameterMetric(torch.from_numpy(DIRECTION))
+    toy = toys.lqgan(rows=40, steps=2000, lr=0.1, l2=(0.1, 0.1))
+    metric = toys.ParameterMetric(torch.from_numpy(DIRECTION))
     exact = gi.aid(toy.trace, metric, solver="gmres").numpy()
     missed = {
         tol: relative(gi.aid(toy.trace, metric, terms=5000, tolerance=tol).numpy(), exact) for tol in (1e-2, 1e-5)

@@ -1,4 +1,4 @@
-"""Small games on which the claims are checked, and their dense twins."""
+"""Toys: small games that the core trains, on which the claims are checked, and their dense twins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import gan_influence as gi
-from verification.lqgan import LQGAN
+from verification.dense_lqgan import LQGAN
 
 __all__ = ["ParameterMetric", "Toy", "lqgan", "mlp", "twin"]
 
