@@ -15,7 +15,7 @@ import gan_influence as gi
 from verification import bounds, toys
 from verification.bounds import Constants, EquilibriumShift, Rows
 from verification.claims.tnnls_3_influence import START, STEPS, central_differences
-from verification.dense_lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
+from verification.dense_lqgan import LQGAN, SIGNS, Array, aid, aid_limit, itd, moment_matching
 from verification.drawn_games import Removals, examples, for_all, removals, rounding
 from verification.judge import at_most, close, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
@@ -58,12 +58,6 @@ def constants_a_step(game: LQGAN, run: Array, removed: Array, rows: Rows) -> Con
     return bounds.constants(game, bounds.boxes_between(run, removed, 1), rows)
 
 
-def _first(c: Constants, count: int) -> Constants:
-    """The constants of the first boxes."""
-    names = ("sigma", "sigma_removed", "row_gradient", "row_curvature", "lipschitz", "jacobian_norm", "monotonicity")
-    return replace(c, **{name: getattr(c, name)[:count] for name in names})
-
-
 # (a) ------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +85,7 @@ def direct_recursion(preset: str) -> Outcome:
         theorem.add(errors, printed, case.allowance)
         single.add(errors, direct, case.allowance)
         order.add(direct, printed * (1.0 + 1e-9), case.allowance)
-        local = _first(constants_a_step(game, case.run, case.removed, rows), steps)
+        local = constants_a_step(game, case.run, case.removed, rows).first(steps)
         norms = np.linalg.norm(game.step_matrix(case.run[:-1]), 2, axis=(1, 2))
         stepwise.add(errors, bounds.direct_recursion(local, steps, norms)[-1], case.allowance)
 
@@ -117,11 +111,11 @@ def _bounds_over_time(steps: int, rows: int) -> tuple[dict[int, float], dict[str
     c = constants_a_step(sample.game, sample.run, sample.removed, sample.rows)
     norms = np.linalg.norm(sample.game.step_matrix(sample.run[:-1]), 2, axis=(1, 2))
     times = sorted({2, 5, *range(10, steps + 1, 10)})
-    boxes = {t: _first(c, t + 1).worst() for t in times}
+    boxes = {t: c.first(t + 1).worst() for t in times}
     found = {
         "Theorem 1": np.array([bounds.theorem_1(boxes[t], t) for t in times]),
         "Corollary 1": np.array([_corollary_1(boxes[t], t) for t in times]),
-        "direct recursion": bounds.direct_recursion(_first(c, steps), steps, norms)[times],
+        "direct recursion": bounds.direct_recursion(c.first(steps), steps, norms)[times],
         "measured error": sample.errors[times],
     }
     relative = {name: np.median(value / sample.scores[times], axis=1) for name, value in found.items()}
@@ -578,7 +572,7 @@ def _order_left() -> tuple[float, Array, Array]:
     ends = game.train(run[0], 20, 1.0 - epsilons[:, None] * (1.0 - weights))[-1] - run[-1]
     first = second = np.zeros(4)
     for theta in run[:-1]:
-        bent = np.einsum("abc,b,c->a", bounds.SIGNS[:, None, None] * game.third(theta), first, first)
+        bent = np.einsum("abc,b,c->a", SIGNS[:, None, None] * game.third(theta), first, first)
         jump = game.row_jump_jacobians(theta)[2] @ first
         second = game.step_matrix(theta) @ second + jump - 0.5 * game.eta * bent
         first = game.step_matrix(theta) @ first + game.row_jumps(theta)[2]
