@@ -13,10 +13,10 @@ from torch import Tensor
 import gan_influence as gi
 from gan_influence.schedules import Schedule
 from verification import toys, unrolled
-from verification.claims.tnnls_b_extensions import Reshuffled, scores_of_query
 from verification.dense_lqgan import LQGAN
 from verification.judge import at_most, close, correction, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
+from verification.minibatch_runs import Reshuffled, scores_of_query
 
 ROWS, BATCH, STEPS = 24, 6, 20
 RATES = (0.03, 0.08)

@@ -14,49 +14,12 @@ from scipy.stats import kendalltau
 import gan_influence as gi
 from verification import bounds, toys
 from verification.bounds import Constants, EquilibriumShift, Rows
-from verification.claims.tnnls_3_influence import START, STEPS, central_differences
 from verification.dense_lqgan import LQGAN, SIGNS, Array, aid, aid_limit, itd, moment_matching
 from verification.drawn_games import Removals, examples, for_all, removals, rounding
 from verification.judge import at_most, close, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
+from verification.table_v import Sample, constants_a_step, table_v
 from verification.tally import Tally, never_violated
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A run and the runs without some of its rows: (T + 1, 4) and, twice, (T + 1, J, 4)."""
-
-    game: LQGAN
-    rows: Rows
-    run: Array
-    removed: Array
-    influence: Array
-
-    @property
-    def errors(self) -> Array:
-        """|ITD - true influence|, (T + 1, J)."""
-        return np.linalg.norm(self.influence - (self.removed - self.run[:, None]), axis=-1)
-
-    @property
-    def scores(self) -> Array:
-        """|ITD|, (T + 1, J)."""
-        return np.linalg.norm(self.influence, axis=-1)
-
-
-def table_v(steps: int, rows: int) -> Sample:
-    """The LQGAN of Table V: 1000 rows of N(1, 1), eta = 0.01, lambda = 0, parameters started from N(0, 1)."""
-    rng = np.random.default_rng(0)
-    game = LQGAN(rng.normal(1.0, 1.0, 1000), rng.normal(size=1000))
-    start = rng.normal(size=4)
-    chosen = np.sort(rng.choice(1000, rows, replace=False))
-    run = game.train(start, steps)
-    return Sample(game, chosen, run, game.train(start, steps, game.without(chosen)), itd(game, run)[:, chosen])
-
-
-def constants_a_step(game: LQGAN, run: Array, removed: Array, rows: Rows) -> Constants:
-    """Constants on one box a step, t = 0 ... T."""
-    return bounds.constants(game, bounds.boxes_between(run, removed, 1), rows)
-
 
 # (a) ------------------------------------------------------------------------------------------------
 
@@ -149,14 +112,14 @@ def hinge_kinks(preset: str) -> Outcome:
     step h down to the distance of the nearest kink, below which order 2 and agreement return: ITD is the derivative,
     but says little about steps as large as a removal (h = 1). No paper's experiment uses the hinge; but the ReLU of
     ICLR's FCGAN has kinks, too, so that its experiments lie outside of the paper's own assumption."""
-    toy = toys.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
+    toy = toys.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=toys.START)
     scores = gi.itd(toy.trace, toy.metric)
     j = int(scores.abs().argmax())
     exact = float(scores[j])
-    central = central_differences(toy, j, STEPS)
+    central = toys.central_differences(toy, j, toys.STEPS)
     ladder = np.abs(central - exact) / abs(exact)
     near = relative(richardson(central[6:9]), np.array(exact))
-    order = observed_order(STEPS[6:9], ladder[6:9])
+    order = observed_order(toys.STEPS[6:9], ladder[6:9])
     removal = float(gi.counterfactual(toy.trace, toy.metric, [[j]])[0])
     as_said = ladder[:5].min() > 0.05 and near < 1e-7 and abs(order - 2) < 0.2
     return Outcome(
@@ -167,11 +130,11 @@ def hinge_kinks(preset: str) -> Outcome:
         numbers={
             "score": exact,
             "true influence of the removal": removal,
-            f"relative error for h down to {STEPS[4]:.2g}, least": float(ladder[:5].min()),
-            f"order below h = {STEPS[6]:.1e}": order,
+            f"relative error for h down to {toys.STEPS[4]:.2g}, least": float(ladder[:5].min()),
+            f"order below h = {toys.STEPS[6]:.1e}": order,
             "extrapolated from there: relative error": near,
         },
-        plot=Plot("step h in w_j", "relative error", [Curve("hinge", STEPS.tolist(), ladder.tolist())]),
+        plot=Plot("step h in w_j", "relative error", [Curve("hinge", toys.STEPS.tolist(), ladder.tolist())]),
     )
 
 

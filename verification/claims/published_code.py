@@ -17,7 +17,11 @@ from scipy.stats import kendalltau
 
 import gan_influence as gi
 from verification import dense_lqgan, dense_training
-from verification.claims.tnnls_b_extensions import (
+from verification.dense_lqgan import LQGAN
+from verification.dense_training import Rule, Run, Shortcut
+from verification.judge import correction, relative, removal_derivative
+from verification.ledger import Outcome, claim
+from verification.minibatch_runs import (
     DIRECTION,
     QUERY,
     HeldConstant,
@@ -25,10 +29,6 @@ from verification.claims.tnnls_b_extensions import (
     practical_twin,
     scores_of_query,
 )
-from verification.dense_lqgan import LQGAN
-from verification.dense_training import Rule, Run, Shortcut
-from verification.judge import correction, relative, removal_derivative
-from verification.ledger import Outcome, claim
 
 RULE = Rule(0.01, 0.99, corrected=True)
 

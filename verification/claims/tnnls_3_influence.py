@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import gan_influence as gi
-from gan_influence.adjoint import FieldGraph
-from gan_influence.metrics.metric import metric_values
-from gan_influence.state import State
-from gan_influence.step import states
 from verification import dense_lqgan, toys
 from verification.judge import at_most, close, observed_order, relative, removal_derivative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
 SMOOTH_LOSSES = ("minimax", "non_saturating", "wasserstein", "least_squares", "softplus")
-START = (0.6, 0.3, 0.2, -0.3)  # where every loss trains stably at the same learning rate
-STEPS = 0.4 / 2.0 ** np.arange(0, 14)
 
 
 @claim(
@@ -36,18 +29,18 @@ def itd_finite_differences(preset: str) -> Outcome:
     for loss in SMOOTH_LOSSES:
         for l2 in ((0.0, 0.0), (0.2, 0.4)):
             for steps in horizons:
-                toy = toys.lqgan(rows=30, steps=steps, lr=0.02, loss=loss, l2=l2, start=START)
+                toy = toys.lqgan(rows=30, steps=steps, lr=0.02, loss=loss, l2=l2, start=toys.START)
                 scores = gi.itd(toy.trace, toy.metric)
                 j = int(scores.abs().argmax())
                 exact = float(scores[j])
-                central = central_differences(toy, j, STEPS)
+                central = toys.central_differences(toy, j, toys.STEPS)
                 ladder = np.abs(central - exact) / abs(exact)
                 leading = ladder[:6]
                 if leading.min() > 1e-7:  # truncation, not rounding
-                    orders.append(observed_order(STEPS[:6], leading))
+                    orders.append(observed_order(toys.STEPS[:6], leading))
                 errors.append(relative(richardson(central[3:6]), np.array(exact)))
                 if steps == 20 and l2 == (0.0, 0.0):
-                    curves.append(Curve(loss, STEPS.tolist(), np.maximum(ladder, 1e-16).tolist()))
+                    curves.append(Curve(loss, toys.STEPS.tolist(), np.maximum(ladder, 1e-16).tolist()))
     worst_order = max(orders, key=lambda order: abs(order - 2))
     plot = Plot("step h in w_j", "relative error of the central difference", curves)
     numbers = {
@@ -76,7 +69,7 @@ def damped_itd_finite_differences(preset: str) -> Outcome:
     metric = toys.ParameterMetric(torch.tensor([0.7, -0.4, 0.0, 0.0], dtype=torch.float64))
     for loss in SMOOTH_LOSSES:
         for gamma in (0.1, 2.0):
-            toy = toys.lqgan(rows=30, steps=40, lr=0.02, loss=loss, start=START)
+            toy = toys.lqgan(rows=30, steps=40, lr=0.02, loss=loss, start=toys.START)
             scores = gi.itd(toy.trace, metric, damping=gamma).numpy()
             j = int(np.abs(scores).argmax())
             shifts = np.array([0.1, 0.05, 0.025])
@@ -242,10 +235,10 @@ def block_form(preset: str) -> Outcome:
     needs the zero-sum game: with the non-saturating loss the two off-diagonal blocks are no longer each other's
     transposes."""
     toy = toys.lqgan(rows=25, steps=10)
-    j = core_jacobian(toy.trace)
+    j = toys.core_jacobian(toy.trace)
     h = toy.twin.hessian(toy.thetas[-1])
     printed = np.block([[h[:2, :2], h[:2, 2:]], [-h[:2, 2:].T, -h[2:, 2:]]])
-    other = core_jacobian(toys.lqgan(rows=25, steps=10, loss="non_saturating").trace)
+    other = toys.core_jacobian(toys.lqgan(rows=25, steps=10, loss="non_saturating").trace)
     asymmetry = relative(other[2:, :2], -other[:2, 2:].T)
     return at_most(relative(j, printed), 1e-12, {"non-saturating: |J_psiphi + J_phipsi^T| / |J_phipsi|": asymmetry})
 
@@ -278,21 +271,3 @@ def two_steps_to_the_generator(preset: str) -> Outcome:
         "exactly 0 after one step, 1e-12 after two",
         numbers={"after one step": after_one, "smallest after two": smallest, "ITD against -eta J_phipsi dpsi": error},
     )
-
-
-def central_differences(toy: toys.Toy, j: int, steps: np.ndarray) -> np.ndarray:
-    """-(E(w_j = 1 + h) - E(w_j = 1 - h)) / 2h for every h, all runs trained as one batch of models."""
-    shifts = torch.tensor(np.concatenate([steps, -steps]))
-    weights = toy.trace.weights.repeat(len(shifts), 1)
-    weights[:, j] += shifts
-    state = State(toy.trace.state(0).moving.repeat(len(shifts), 1, 1), {})
-    *_, (_, end) = states(toy.trace, state, weights, range(toy.trace.steps))
-    values = metric_values(toy.metric, toy.trace.game, end.moving[:, 0]).numpy()
-    return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-
-
-def core_jacobian(trace: gi.Trace) -> np.ndarray:
-    """J, from the core's products ``J^T e_k``."""
-    graph = FieldGraph(trace.game, trace.theta(), trace.inputs(0))
-    units: Tensor = torch.eye(trace.game.size, dtype=torch.float64)
-    return torch.stack([graph.transpose_product(unit) for unit in units]).numpy()

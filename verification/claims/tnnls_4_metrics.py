@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import gan_influence as gi
-from gan_influence.replay import recorded
 from verification import dense_lqgan, toys
-from verification.claims.tnnls_3_influence import core_jacobian
+from verification.cost import operations, peak_bytes, process_times
 from verification.judge import at_most, close, correction, observed_order, relative, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
@@ -168,7 +161,7 @@ def jacobian_vector_product(preset: str) -> Outcome:
     swept = gi.itd(toy.trace, toy.metric).numpy()
     by_forward, by_reverse = relative(scores["forward"], swept), relative(scores["reverse"], swept)
     with_signs = relative(scores["signs"], swept)
-    other = core_jacobian(toys.lqgan(rows=25, steps=60, loss="non_saturating").trace)
+    other = toys.core_jacobian(toys.lqgan(rows=25, steps=60, loss="non_saturating").trace)
     return correction(
         by_forward,
         max(by_reverse, with_signs),
@@ -201,7 +194,7 @@ def complexity_itd_time(preset: str) -> Outcome:
     in_d = [operations(partial(gi.itd, one.trace, one.metric)) for one in wide]
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
     long = toys.lqgan(rows=50, steps=int(times[-1]), lr=0.01)
-    seconds = _process_times(lambda last: gi.itd(long.trace, long.metric, last=last), times)
+    seconds = process_times(lambda last: gi.itd(long.trace, long.metric, last=last), times)
     return _linear_in_both("T", horizons, in_t, [one.trace.game.size for one in wide], in_d, times, seconds)
 
 
@@ -216,7 +209,7 @@ def complexity_itd_memory(preset: str) -> Outcome:
     """Peak bytes of all live tensors during training and sweep: what a run of T steps adds to a run of 25 steps,
     against T, and per step and parameter (8 bytes each in float64)."""
     steps = np.array([10, 20, 40, 80]) * (1 if preset == "smoke" else 4)
-    peaks = np.array([_peak_bytes(partial(_train_and_sweep, count)) for count in steps.tolist()])
+    peaks = np.array([peak_bytes(partial(_train_and_sweep, count)) for count in steps.tolist()])
     added = peaks[1:] - peaks[0]
     rate, half = slope(steps[1:] - steps[0], added)
     per_state = float(added[-1] / (steps[-1] - steps[0]) / toys.mlp(steps=0).trace.game.size)
@@ -246,7 +239,7 @@ def complexity_aid_time(preset: str) -> Outcome:
     in_d = [operations(partial(run, one, 10)) for one in wide]
     small = toys.lqgan(rows=50, steps=10, lr=0.01)
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
-    seconds = _process_times(lambda terms: run(small, terms), times)
+    seconds = process_times(lambda terms: run(small, terms), times)
     return _linear_in_both("M", counts, in_m, [one.trace.game.size for one in wide], in_d, times, seconds)
 
 
@@ -263,7 +256,7 @@ def complexity_aid_memory(preset: str) -> Outcome:
     short, long = toys.mlp(steps=5), toys.mlp(steps=100)
 
     def peak(toy: toys.Toy, terms: int) -> int:
-        return _peak_bytes(lambda: gi.aid(toy.trace, toy.metric, terms=terms, damping=1.0))
+        return peak_bytes(lambda: gi.aid(toy.trace, toy.metric, terms=terms, damping=1.0))
 
     base = peak(short, 10)
     growth = {"M from 10 to 500": peak(short, 500) / base - 1, "T from 5 to 100": peak(long, 10) / base - 1}
@@ -358,33 +351,6 @@ def _algorithm_1_for_one_row(toy: toys.Toy, row: int) -> float:
 WIDTHS = (32, 64, 128, 256)
 
 
-@contextmanager
-def _as_called() -> Iterator[None]:
-    """Without recordings, whose one-time cost and tracing would be counted."""
-    usual, recorded._EAGER_CALLS = recorded._EAGER_CALLS, 10**9
-    try:
-        yield
-    finally:
-        recorded._EAGER_CALLS = usual
-
-
-def operations(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, counted as they are dispatched."""
-    with _as_called(), FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
-
-
-def _process_times(call: Callable[[int], object], sizes: np.ndarray) -> list[float]:
-    times = []
-    call(int(sizes[0]))  # what is imported and compiled once is not counted
-    for size in sizes.tolist():
-        begun = time.process_time()
-        call(size)
-        times.append(time.process_time() - begun)
-    return times
-
-
 def _linear_in_both(
     name: str,
     lengths: np.ndarray,
@@ -410,35 +376,6 @@ def _linear_in_both(
     }
     plot = Plot(name, "seconds of process time", [Curve("measured", timed.tolist(), seconds)])
     return close(worst, 1, 0.1, numbers, plot)
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of torch's tensors that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        made = func(*args, **(kwargs or {}))
-        before = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in before:
-                storage = tensor.untyped_storage()
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._release, storage.nbytes())
-        return made
-
-    def _release(self, size: int) -> None:
-        self.live -= size
-
-
-def _peak_bytes(call: Callable[[], object]) -> int:
-    """The largest sum of bytes of live tensors that the call makes."""
-    with _as_called(), _LiveBytes() as counted:
-        call()
-    return counted.peak
 
 
 def _train_and_sweep(steps: int) -> Tensor:

@@ -15,12 +15,12 @@ from scipy.stats import t as student
 
 import gan_influence as gi
 from verification import bounds, toys
-from verification.claims.own_results import constants_a_step, table_v
 from verification.dense_lqgan import LQGAN, Array, aid, itd
 from verification.drawn_games import examples, for_all
 from verification.judge import at_most, relative, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
 from verification.scalar import Known
+from verification.table_v import constants_a_step, table_v
 from verification.tally import Tally, never_violated
 
 START = np.array([0.2, 0.3, 0.1, -0.1])
