@@ -11,7 +11,7 @@ from typing import Any
 from reports.shared.provenance import program, provenance
 from reports.shared.store import ensure_writable, write_json, write_text
 from verification.coverage import table
-from verification.ledger import claims, differences, run
+from verification.ledger import as_read, claims, differences, run
 
 
 def main() -> int:
@@ -64,8 +64,8 @@ def _table(entries: list[dict[str, Any]]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A cell: four digits of a number, the first words of a text."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A cell: a number as the page has it, the first words of a text."""
+    text = as_read(value)
     return text if len(text) <= 34 else text[:33] + "…"
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 import gan_influence as gi
 from gan_influence.models.lqgan import LinearGenerator, QuadraticDiscriminator
-from verification import bounds, games
+from verification import bounds, toys
 from verification.bounds import Rows
-from verification.lqgan import Array, itd
+from verification.dense_lqgan import Array, itd
 
 __all__ = ["Certified", "certify"]
 
@@ -68,7 +68,7 @@ def certify(
         ValueError: the run is another one; says in what. Rigorous suprema of fourth derivatives are known of the LQGAN.
     """
     _check(trace)
-    game = games.twin(trace)
+    game = toys.twin(trace)
     chosen = np.arange(trace.size) if rows is None else np.asarray(rows, dtype=np.intp)
     run = trace.states[:, 0].numpy()
     influence = itd(game, run)[:, chosen]

@@ -23,6 +23,7 @@ __all__ = [
     "Curve",
     "Outcome",
     "Plot",
+    "as_read",
     "claim",
     "claims",
     "differences",
@@ -240,3 +241,10 @@ def _plot_data(plot: Plot) -> dict[str, Any]:
         "ylog": plot.ylog,
         "curves": [{"label": c.label, "x": list(c.x), "y": list(c.y), "style": c.style} for c in plot.curves],
     }
+
+
+def as_read(value: Number) -> str:
+    """A number of an entry as it is read: four digits, three where they are written with an exponent."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
+    return str(value)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from reports.shared.store import write_text
 from reports.shared.style import STYLE, svg_element
 from verification.claims import SECTIONS
-from verification.ledger import VERDICTS
+from verification.ledger import VERDICTS, as_read
 
 matplotlib.use("Agg")
 
@@ -37,11 +37,11 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
     shown = [
         {
             **entry,
-            "measured": _number(entry["measured"]),
-            "expected": _number(entry["expected"]),
-            "tolerance": _number(entry["tolerance"]),
-            "largest": _number(entry["largest"]),
-            "numbers": {name: _number(value) for name, value in entry["numbers"].items()},
+            "measured": as_read(entry["measured"]),
+            "expected": as_read(entry["expected"]),
+            "tolerance": as_read(entry["tolerance"]),
+            "largest": as_read(entry["largest"]),
+            "numbers": {name: as_read(value) for name, value in entry["numbers"].items()},
             "formula": _formula(entry["formula"]),
             "plot": _plot(entry["plot"]),
         }
@@ -82,12 +82,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return str(value)
     return value
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.2e}"
-    return str(value)
 
 
 def _formula(formula: str) -> Markup | str:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scipy.optimize import differential_evolution
 
 from verification.bounds import Constants
-from verification.lqgan import Array
+from verification.dense_lqgan import Array
 
 __all__ = ["TERMS", "Exact", "Known", "exact_games", "exact_runs", "ratio", "search"]
 

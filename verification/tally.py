@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from verification.dense_lqgan import Array
 from verification.ledger import Curve, Number, Outcome, Plot
-from verification.lqgan import Array
 
 __all__ = ["ALLOWANCE", "CLEAR", "ENOUGH", "Tally", "mended", "never_violated", "settled"]
 

@@ -6,7 +6,7 @@ times as fast so, and no layer after it has to lay them out anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ class Convolution(nn.Conv2d):
         super().__init__(before, after, kernel, stride)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h2 w2"]:
-        return _Convolved.apply(images, self.weight, self.bias, Geometry(self.stride, False))
+        return _Partial.apply(None, images, self.weight, self.bias, _G, Geometry(self.stride, False))
 
 
 class Deconvolution(nn.ConvTranspose2d):
@@ -45,7 +45,7 @@ class Deconvolution(nn.ConvTranspose2d):
     def forward(  # type: ignore[override]  # no output_size: that is what the stride gives
         self, images: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, "n c2 h2 w2"]:
-        return _Convolved.apply(images, self.weight, self.bias, Geometry(self.stride, True))
+        return _Partial.apply(None, images, self.weight, self.bias, _G, Geometry(self.stride, True))
 
 
 def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
@@ -60,7 +60,7 @@ def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Te
     )
 
 
-def _of_images(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
+def _of_images(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     if _is_pixelwise(w, geometry):
         return layouts.to_images(layouts.to_pixels(g) @ w.flatten(1), x.shape)
     if w.shape[1] == 1 and layouts.channels_go_last(g) and not geometry.transposed and geometry.groups == 1:
@@ -117,113 +117,76 @@ def _is_pixelwise(w: Tensor, geometry: Geometry) -> bool:
     return w[0, 0].numel() == 1 and geometry == Geometry((1, 1), False) and w.device.type == "cpu"
 
 
-class _Convolved(torch.autograd.Function):
-    """``conv(x, w) + b``, or without b."""
+_G, _X, _W = range(3)
+"""What a partial gradient is by."""
+
+
+class _Partial(torch.autograd.Function):
+    """A partial gradient of ``<g, conv(x, w) + b>``, by g, x or w, which has but a shape then; by g it is all of it.
+
+    Its own gradient puts the cotangent in the place of what it is by, and is by one of the others.
+    """
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
-        return _convolved(x, w, b, geometry)
+    def forward(g: Tensor | None, x: Tensor, w: Tensor, b: Tensor | None, by: int, geometry: Geometry) -> Tensor:
+        if g is None:
+            return _convolved(x, w, b, geometry)
+        return (_of_images if by == _X else _of_kernel)(g, x, w, geometry)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Geometry], output: Tensor) -> None:
-        x, w, _, ctx.geometry = inputs
-        ctx.save_for_backward(x, w)
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *form, _, ctx.by, ctx.geometry = inputs
+        ctx.save_for_backward(*(one for k, one in enumerate(form) if k != ctx.by))
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, w = ctx.saved_tensors
-        needs_x, needs_w, needs_b, _ = ctx.needs_input_grad
-        of_x = _OfImages.apply(g, w, x, ctx.geometry) if needs_x else None
-        of_w = _OfKernel.apply(g, x, w, ctx.geometry) if needs_w else None
-        return of_x, of_w, g.sum((0, 2, 3)) if needs_b else None, None
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+        form = list(ctx.saved_tensors)
+        form.insert(ctx.by, h)
+        g, x, w = form
+        needs_g, needs_x, needs_w, needs_b = (k != ctx.by and need for k, need in enumerate(ctx.needs_input_grad[:4]))
+        return (
+            _Partial.apply(None, x, w, None, _G, ctx.geometry) if needs_g else None,
+            _Partial.apply(g, x, w, None, _X, ctx.geometry) if needs_x else None,
+            _Partial.apply(g, x, w, None, _W, ctx.geometry) if needs_w else None,
+            g.sum((0, 2, 3)) if needs_b else None,
+            None,
+            None,
+        )
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple, x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry
+        info: Any, in_dims: tuple, g: Tensor | None, x: Tensor, w: Tensor, b: Tensor | None, by: int, geometry: Geometry
     ) -> tuple[Tensor, int]:
-        return _of_models(_Convolved.apply, "ikbi", info, in_dims, (x, w, b), geometry)
+        return _of_models(info.batch_size, in_dims, (g, x, w, b), by, geometry), 0
 
 
-class _OfImages(torch.autograd.Function):
-    """``d <g, conv(x, w)> / dx``, in which x has but a shape."""
-
-    @staticmethod
-    def forward(g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-        return _of_images(g, w, x, geometry)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Geometry], output: Tensor) -> None:
-        g, w, _, ctx.geometry = inputs
-        ctx.save_for_backward(g, w)
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        g, w = ctx.saved_tensors
-        needs_g, needs_w, *_ = ctx.needs_input_grad
-        of_g = _Convolved.apply(h, w, None, ctx.geometry) if needs_g else None
-        return of_g, _OfKernel.apply(g, h, w, ctx.geometry) if needs_w else None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, g: Tensor, w: Tensor, x: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
-        return _of_models(_OfImages.apply, "ikii", info, in_dims, (g, w, x), geometry)
+_KINDS = "iikb"
+"""What g, x, w and b are: images, kernel or bias; and so is the gradient by each."""
 
 
-class _OfKernel(torch.autograd.Function):
-    """``d <g, conv(x, w)> / dw``, in which w has but a shape."""
-
-    @staticmethod
-    def forward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
-        return _of_kernel(g, x, w, geometry)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Geometry], output: Tensor) -> None:
-        g, x, _, ctx.geometry = inputs
-        ctx.save_for_backward(g, x)
-
-    @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        g, x = ctx.saved_tensors
-        needs_g, needs_x, *_ = ctx.needs_input_grad
-        of_g = _Convolved.apply(x, h, None, ctx.geometry) if needs_g else None
-        return of_g, _OfImages.apply(g, h, x, ctx.geometry) if needs_x else None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> tuple[Tensor, int]:
-        return _of_models(_OfKernel.apply, "iikk", info, in_dims, (g, x, w), geometry)
-
-
-def _of_models(
-    function: Callable[..., Tensor],
-    kinds: str,
-    info: Any,
-    in_dims: tuple,
-    tensors: tuple[Tensor | None, ...],
-    geometry: Geometry,
-) -> tuple[Tensor, int]:
-    """Several models' convolutions: on a GPU as one in groups, on a CPU faster one after the other.
-
-    ``kinds`` tells what the arguments are, and last the result: images, kernel or bias.
-    """
-    models = info.batch_size
+def _of_models(models: int, in_dims: tuple, tensors: tuple[Tensor | None, ...], by: int, geometry: Geometry) -> Tensor:
+    """Several models' convolutions: on a GPU as one in groups, on a CPU faster one after the other."""
     stacked = [
         tensor if tensor is None else tensor.expand(models, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=False)
     ]
-    if all(tensor is None or tensor.device.type == "cpu" for tensor in stacked):
+    if _on_a_cpu(stacked):
         apart = [[None] * models if tensor is None else tensor.unbind() for tensor in stacked]
-        return torch.stack([function(*of_model, geometry) for of_model in zip(*apart, strict=True)]), 0
-    return _in_groups(function, kinds, models, stacked, geometry), 0
+        return torch.stack([_Partial.apply(*of_model, by, geometry) for of_model in zip(*apart, strict=True)])
+    return _in_groups(models, stacked, by, geometry)
 
 
-def _in_groups(
-    function: Callable[..., Tensor], kinds: str, models: int, stacked: list[Tensor | None], geometry: Geometry
-) -> Tensor:
+def _on_a_cpu(tensors: list[Tensor | None]) -> bool:
+    return all(tensor is None or tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _in_groups(models: int, stacked: list[Tensor | None], by: int, geometry: Geometry) -> Tensor:
     """Images ``(models, n, c, h, w)`` as ``(n, models c, h, w)``; kernels and biases of all models in one."""
     merged = [
         None if one is None else one.movedim(0, 1).flatten(1, 2) if kind == "i" else one.flatten(0, 1)
-        for kind, one in zip(kinds, stacked, strict=False)
+        for kind, one in zip(_KINDS, stacked, strict=True)
     ]
-    found = function(*merged, geometry._replace(groups=models * geometry.groups))
-    if kinds[-1] == "k":
+    found = _Partial.apply(*merged, by, geometry._replace(groups=models * geometry.groups))
+    if by == _W:
         return found.unflatten(0, (models, -1))
     return found.unflatten(1, (models, -1)).movedim(1, 0)

@@ -26,7 +26,7 @@ from torch import nn
 import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
 from gan_influence.curvature import ForwardGraph
-from verification import lqgan as dense
+from verification import dense_lqgan as dense
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 each_solver = pytest.mark.parametrize("options", [{"terms": 9}, {"solver": "gmres"}], ids=["neumann", "gmres"])

@@ -26,7 +26,7 @@ import gan_influence as gi
 from gan_influence.adjoint import FieldGraph
 from gan_influence.curvature import Continuation, Field, ShiftedField
 from gan_influence.solvers import neumann
-from verification import lqgan as dense
+from verification import dense_lqgan as dense
 
 each_game = pytest.mark.parametrize("make", GAMES.values(), ids=GAMES)
 

@@ -545,15 +545,7 @@ def test_gradients_may_be_taken_within_vmap(pair):
 def in_groups(monkeypatch):
     """Stacked models as on a GPU."""
 
-    def of_models(function, kinds, info, in_dims, tensors, geometry):
-        models = info.batch_size
-        stacked = [
-            one if one is None else one.expand(models, *one.shape) if dim is None else one.movedim(dim, 0)
-            for one, dim in zip(tensors, in_dims, strict=False)
-        ]
-        return convolution._in_groups(function, kinds, models, stacked, geometry), 0
-
-    monkeypatch.setattr(convolution, "_of_models", of_models)
+    monkeypatch.setattr(convolution, "_on_a_cpu", lambda tensors: False)
 
 
 @each_kind

@@ -15,6 +15,7 @@ import pytest
 
 from reports.experiments import EXPERIMENTS
 from reports.page import committed_result
+from reports.parts import dcgan, fcgan
 from reports.runner import FORMAT, _resume
 from reports.shared.store import ForeignResultError, ensure_writable, read_json, set_aside, write_json
 from reports.statistics import bootstrap_interval, p_above, verdict
@@ -23,6 +24,7 @@ from reports.tables import number
 
 ROOT = Path(__file__).parents[2]
 NAME = "lqgan-accuracy"
+IN_SENTENCES = "Table 9", "Table 11"  # of ICLR: cleansing tells their values in its findings, beside pictures
 
 
 def reports(*arguments: str, **options) -> subprocess.Popen:
@@ -256,6 +258,25 @@ def test_the_published_table_is_complete_and_read_twice():
     assert at("AID (M=1000)", "50") == (0.53, 0.19, 0.94)
     assert at("AID (M=10000)", "20") == (0.61, -0.50, 1.0)
     assert at("ITD", "2000") == (1.0, 0.99, 1.0)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_published_cell_is_a_cell_of_the_paper_preset(experiment):
+    settings = experiment.presets["paper"].settings
+    cells = {
+        (quantity.table, row, column)
+        for quantity in experiment.quantities
+        for row in (quantity.rows or experiment.rows)(settings)
+        for column in (quantity.columns or experiment.columns)(settings)
+    }
+    published = {cell for cell in load_published(experiment.name).cells if cell[0] not in IN_SENTENCES}
+    assert published <= cells
+
+
+@pytest.mark.parametrize("streams", [dcgan.Streams, fcgan.Streams])
+def test_the_streams_of_seeds_differ(streams):
+    drawn = [state for seed in range(15) for state in streams.of(seed)]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_the_committed_result_is_of_todays_settings_and_has_ten_seeds():

@@ -17,3 +17,8 @@ def result_of(experiment: Experiment, preset: str, runs: list) -> dict:
     }
     result["cells"] = Summary(experiment, result).cells()
     return result
+
+
+def cell_of(result: dict, table: str, row: str, column: str) -> dict:
+    """The cell of a result at that place."""
+    return next(c for c in result["cells"] if (c["table"], c["row"], c["column"]) == (table, row, column))

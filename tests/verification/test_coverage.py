@@ -10,7 +10,7 @@ from reports.experiments import EXPERIMENTS
 from verification.coverage import ITEMS, SENTENCES, table
 from verification.ledger import claims
 
-OWN = ("beyond", "core", "tools", "published_code")
+OWN = ("own_results", "core", "tools", "published_code")
 
 LAST = {
     ("TNNLS", "equation"): 47,

@@ -3,27 +3,31 @@ with another exit status, and name a claim."""
 
 import dataclasses
 import importlib
+import sys
 
 import numpy as np
 import pytest
 
-from verification import bounds, drawn, judge, ledger, scalar, tally
-from verification.claims import tools
+from verification import judge, ledger, scalar, tally
+from verification.dense_lqgan import LQGAN
 from verification.ledger import claims, differences, entry, recorded
-from verification.lqgan import LQGAN
 
 claims()
-errors, beyond, influence, extensions = (
+errors, own_results, influence, extensions = (
     importlib.import_module(f"verification.claims.{name}")
-    for name in ("tnnls_3_errors", "beyond", "tnnls_3_influence", "tnnls_b_extensions")
+    for name in ("tnnls_3_errors", "own_results", "tnnls_3_influence", "tnnls_b_extensions")
 )
+certificate, constants, printed, sharper, suprema = (
+    importlib.import_module(f"verification.bounds.{name}")
+    for name in ("certificate", "constants", "printed", "sharper", "suprema")
+)  # verification.bounds.certificate and .constants are functions
 
 
 def everywhere(patch, module, name, wrong):
     """Put ``wrong`` in place of a function in every module of the ledger that has imported it."""
     right = getattr(module, name)
-    for one in (bounds, drawn, judge, scalar, tally, tools, errors, beyond, influence, extensions):
-        if getattr(one, name, None) is right:
+    for path, one in list(sys.modules.items()):
+        if path.startswith("verification.") and getattr(one, name, None) is right:
             patch.setattr(one, name, wrong)
 
 
@@ -31,88 +35,88 @@ def everywhere(patch, module, name, wrong):
 
 
 def theorem_2_without_its_first_term(patch):
-    patch.setattr(bounds, "estimator_slope", lambda c: 0 * c.row_gradient)
+    everywhere(patch, printed, "estimator_slope", lambda c: 0 * c.row_gradient)
 
 
 def theorem_2_with_one_rho(patch):
-    right = bounds.theorem_2
+    right = printed.theorem_2
 
     def wrong(c, radius, steps, terms):
         return right(c, radius, steps, terms) - radius * float(c.sigma) ** steps
 
-    patch.setattr(bounds, "theorem_2", wrong)
+    everywhere(patch, printed, "theorem_2", wrong)
 
 
 def theorem_2_with_a_power_of_m(patch):
-    right = bounds.theorem_2
+    right = printed.theorem_2
 
     def wrong(c, radius, steps, terms):
-        return right(c, radius, steps, terms + 1) + bounds.tail(c, terms) - bounds.tail(c, terms + 1)
+        return right(c, radius, steps, terms + 1) + printed.tail(c, terms) - printed.tail(c, terms + 1)
 
-    patch.setattr(bounds, "theorem_2", wrong)
+    everywhere(patch, printed, "theorem_2", wrong)
 
 
 def a_tail_with_one_term_more(patch):
-    right = bounds.tail
-    patch.setattr(bounds, "tail", lambda c, terms: right(c, terms + 1))
+    right = printed.tail
+    everywhere(patch, printed, "tail", lambda c, terms: right(c, terms + 1))
 
 
 def a_nonlinearity_with_two_squares(patch):
-    patch.setattr(bounds, "nonlinearity", lambda c: bounds._two_terms(c, *[(1 - float(c.sigma)) ** -2] * 2))
+    everywhere(patch, printed, "nonlinearity", lambda c: printed._two_terms(c, *[(1 - float(c.sigma)) ** -2] * 2))
 
 
 def corollary_2_with_sigma_to_the_t(patch):
     def wrong(c, steps):
         s = float(c.sigma)
-        return bounds._two_terms(c, s**steps / (1 - s) ** 2, s ** (2 * steps - 1) / (1 - s) ** 3)
+        return printed._two_terms(c, s**steps / (1 - s) ** 2, s ** (2 * steps - 1) / (1 - s) ** 3)
 
-    patch.setattr(bounds, "corollary_2", wrong)
+    everywhere(patch, printed, "corollary_2", wrong)
 
 
 def theorem_1_without_its_second_term(patch):
-    right = bounds.theorem_1
-    patch.setattr(bounds, "theorem_1", lambda c, steps: right(dataclasses.replace(c, lipschitz=0.0), steps))
+    right = printed.theorem_1
+    everywhere(patch, printed, "theorem_1", lambda c, steps: right(dataclasses.replace(c, lipschitz=0.0), steps))
 
 
 def corollary_1_of_one_step_less(patch):
-    right = bounds.corollary_1
-    patch.setattr(bounds, "corollary_1", lambda c, steps: right(c, max(steps - 1, 0)))
+    right = printed.corollary_1
+    everywhere(patch, printed, "corollary_1", lambda c, steps: right(c, max(steps - 1, 0)))
 
 
 def a_recursion_with_a_quarter_of_the_constant(patch):
-    right = bounds.direct_recursion
+    right = sharper.direct_recursion
 
     def wrong(c, *rest):
         return right(dataclasses.replace(c, lipschitz=c.lipschitz / 2), *rest)
 
-    patch.setattr(bounds, "direct_recursion", wrong)
+    everywhere(patch, sharper, "direct_recursion", wrong)
 
 
 def lemma_3_of_one_step_less(patch):
-    right = bounds.lemma_3
-    patch.setattr(bounds, "lemma_3", lambda c, steps: np.roll(right(c, steps), 1, axis=0))
+    right = printed.lemma_3
+    everywhere(patch, printed, "lemma_3", lambda c, steps: np.roll(right(c, steps), 1, axis=0))
 
 
 def lemma_5_with_a_square(patch):
-    patch.setattr(bounds, "lemma_5", lambda sigma, radius, steps: radius * sigma ** (2 * np.arange(steps + 1)))
+    everywhere(patch, printed, "lemma_5", lambda sigma, radius, steps: radius * sigma ** (2 * np.arange(steps + 1)))
 
 
 def lemma_6_halved(patch):
-    right = bounds.lemma_6
-    patch.setattr(bounds, "lemma_6", lambda c: right(c) / 2)
+    right = printed.lemma_6
+    everywhere(patch, printed, "lemma_6", lambda c: right(c) / 2)
 
 
 # Constants that are too small ------------------------------------------------------------------------
 
 
 def less(patch, **factors):
-    right = bounds.constants
+    right = constants.constants
 
     def wrong(*arguments, **options):
         found = right(*arguments, **options)
         return dataclasses.replace(found, **{name: f * getattr(found, name) for name, f in factors.items()})
 
-    patch.setattr(bounds, "constants", wrong)
+    everywhere(patch, constants, "constants", wrong)
 
 
 def a_tenth_of_the_lipschitz_constant(patch):
@@ -128,26 +132,26 @@ def nine_tenths_of_the_rows_gradient(patch):
 
 
 def sigma_at_the_centre(patch):
-    right = bounds._constants_on
+    right = constants._constants_on
 
     def wrong(game, center, radius, *rest):
         found = right(game, center, radius, *rest)
         return found | {"sigma": right(game, center, 1e-9 * radius, *rest)["sigma"]}
 
-    patch.setattr(bounds, "_constants_on", wrong)
+    everywhere(patch, constants, "_constants_on", wrong)
 
 
 def a_third_derivative_without_its_peak(patch):
-    right = bounds.sigmoid_suprema
+    right = suprema.sigmoid_suprema
 
     def wrong(logits, halfwidth):
         return right(logits, 0 * halfwidth)
 
-    patch.setattr(bounds, "sigmoid_suprema", wrong)
+    everywhere(patch, suprema, "sigmoid_suprema", wrong)
 
 
 def a_step_matrix_without_the_removed_row(patch):
-    patch.setattr(bounds.Constants, "uniform", lambda self: self)
+    patch.setattr(constants.Constants, "uniform", lambda self: self)
     less(patch, sigma_removed=0.1)
 
 
@@ -155,37 +159,34 @@ def a_step_matrix_without_the_removed_row(patch):
 
 
 def a_gain_without_the_second_derivative(patch):
-    right = bounds._next_radius
+    right = certificate.next_radius
 
     def wrong(game, theta, matrix, jumps, third, guess, *rest):
         bent = game.eta * np.einsum("abc,jc->jab", third, guess)
         return right(game, theta, matrix, jumps + bent, third, guess, *rest)
 
-    patch.setattr(bounds, "_next_radius", wrong)
+    everywhere(patch, certificate, "next_radius", wrong)
 
 
 def a_radius_without_its_square(patch):
-    right = bounds.trilinear_norm
-    build = bounds._next_radius
+    right = certificate.next_radius
 
     def wrong(*arguments):
-        bounds.trilinear_norm = lambda tensor: 0.0
-        try:
-            return build(*arguments)
-        finally:
-            bounds.trilinear_norm = right
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(certificate, "trilinear_norm", lambda tensor: 0.0)
+            return right(*arguments)
 
-    patch.setattr(bounds, "_next_radius", wrong)
+    everywhere(patch, certificate, "next_radius", wrong)
 
 
 def a_correction_that_is_not_followed(patch):
-    right = bounds.certificate
+    right = certificate.certificate
 
     def wrong(*arguments, **options):
         found = right(*arguments, **options)
-        return bounds.Certificate(0.5 * found.correction, found.radius)
+        return certificate.Certificate(0.5 * found.correction, found.radius)
 
-    patch.setattr(bounds, "certificate", wrong)
+    everywhere(patch, certificate, "certificate", wrong)
 
 
 # A judge that looks away -----------------------------------------------------------------------------
@@ -307,27 +308,27 @@ def a_sign_flipped_on_both_sides(patch):
 
 
 def a_set_that_loses_a_row(patch):
-    right = bounds.certificate
+    right = certificate.certificate
 
     def wrong(*arguments, members=None, **options):
         smaller = members if members is None else members & (np.cumsum(members, axis=1) > 1)
         return right(*arguments, members=smaller, **options)
 
-    patch.setattr(bounds, "certificate", wrong)
+    everywhere(patch, certificate, "certificate", wrong)
 
 
 def a_rank_certificate_that_forgets_one_error(patch):
-    right = bounds.rank_certificate
-    patch.setattr(bounds, "rank_certificate", lambda scores, errors: right(scores, 1e-3 * errors))
+    right = certificate.rank_certificate
+    everywhere(patch, certificate, "rank_certificate", lambda scores, errors: right(scores, 1e-3 * errors))
 
 
 def a_newton_kantorovich_without_the_rows_curvature(patch):
-    right = bounds._solved_curvatures
-    patch.setattr(bounds, "_solved_curvatures", lambda *arguments: tuple(0 * one for one in right(*arguments)))
+    right = sharper._solved_curvatures
+    everywhere(patch, sharper, "_solved_curvatures", lambda *arguments: tuple(0 * one for one in right(*arguments)))
 
 
 def a_tail_without_the_inverse(patch):
-    patch.setattr(beyond.np.linalg, "inv", lambda matrix: np.eye(len(matrix)))
+    patch.setattr(own_results.np.linalg, "inv", lambda matrix: np.eye(len(matrix)))
 
 
 FAULTS = {

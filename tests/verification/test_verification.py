@@ -26,7 +26,7 @@ def test_every_claim_has_a_recorded_verdict_and_every_record_a_claim():
     assert set(recorded.values()) <= set(VERDICTS)
 
 
-OWN = ("beyond", "core", "tools", "published_code")
+OWN = ("own_results", "core", "tools", "published_code")
 """Sections that are not claims of the papers."""
 
 
@@ -42,10 +42,10 @@ def test_the_readme_states_the_ledgers_counts():
     assert papers.keys() == {"holds", "corrected"}
     assert f"Of {papers.total()} claims of the papers **{papers['holds']} hold, {papers['corrected']} are" in stated
     assert f"{of('published_code')['corrected']} of the published code" in stated
-    assert f"{of('beyond').total()} results of our own" in stated
+    assert f"{of('own_results').total()} results of our own" in stated
     assert f"{of('core').total()} claims on the core" in stated
     assert f"{of('tools').total()} on the ledger's own tools" in stated
-    assert set(of("beyond", "core", "tools")) == {"holds"}
+    assert set(of("own_results", "core", "tools")) == {"holds"}
     assert set(of("published_code")) == {"corrected"}
 
 

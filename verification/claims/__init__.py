@@ -12,6 +12,6 @@ SECTIONS = {
     "published_code": "The published code of TNNLS Section VI-C (StyleGAN)",
     "iclr_3_method": "ICLR Section 3, Section 4 and Appendix A",
     "core": "The core against the papers' definitions: metrics, optimisers, states, weights",
-    "beyond": "Beyond the papers: sharper bounds and a certificate",
+    "own_results": "Beyond the papers: sharper bounds and a certificate",
     "tools": "The ledger's own tools",
 }

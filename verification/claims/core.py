@@ -23,10 +23,10 @@ from torch import Tensor, nn
 import gan_influence as gi
 from gan_influence.metrics import log_sums
 from gan_influence.optimizers import Optimizer
-from verification import practical
+from verification import dense_training
+from verification.dense_lqgan import LQGAN, Array
 from verification.judge import at_most, relative, richardson
 from verification.ledger import Outcome, claim
-from verification.lqgan import LQGAN, Array
 
 ROWS, STEPS = 7, 10
 TINY = 1e-30  # the complex step
@@ -54,7 +54,7 @@ class _Draws:
     kind: str
     seed: int
 
-    def dense(self, t: int) -> practical.Batch:
+    def dense(self, t: int) -> dense_training.Batch:
         """The indices of a step's rows, and its latents."""
         latents = np.random.default_rng([self.seed, 0 if self.kind == "full" else t, 1]).normal(size=5)
         if self.kind == "epochs":
@@ -284,7 +284,7 @@ class _Twin:
 
 
 def _field(theta: Array, rows: Array, latents: Array, weights: Array) -> Array:
-    """v of minimax LQGAN (TNNLS eq. 4), as :meth:`verification.lqgan.LQGAN.velocity`, for complex numbers too."""
+    """v of minimax LQGAN (TNNLS eq. 4), as :meth:`verification.dense_lqgan.LQGAN.velocity`, for complex numbers too."""
     scale, shift, quadratic, linear = (theta[:, k : k + 1] for k in range(4))
     y = scale * latents + shift
     of_real = weights / (1 + np.exp((quadratic * rows + linear) * rows))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import gan_influence as gi
 from gan_influence.schedules import Schedule
-from verification import games, unrolled
-from verification.claims.tnnls_b_extensions import Reshuffled, scores_of_query
+from verification import toys, unrolled
+from verification.dense_lqgan import LQGAN
 from verification.judge import at_most, close, correction, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
-from verification.lqgan import LQGAN
+from verification.minibatch_runs import Reshuffled, scores_of_query
 
 ROWS, BATCH, STEPS = 24, 6, 20
 RATES = (0.03, 0.08)
@@ -60,7 +60,7 @@ def _dense_steps(trace: gi.Trace) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _influence(trace: gi.Trace) -> np.ndarray:
     directions = torch.eye(4, dtype=torch.float64)
-    return np.stack([gi.itd(trace, games.ParameterMetric(e)).numpy() for e in directions], axis=1)
+    return np.stack([gi.itd(trace, toys.ParameterMetric(e)).numpy() for e in directions], axis=1)
 
 
 RATE_MATRIX = np.diag([RATES[0], RATES[0], RATES[1], RATES[1]])
@@ -214,7 +214,7 @@ def influence_on_the_discriminators_loss(preset: str) -> Outcome:
     """The baseline of both papers. Its query vector has both players' blocks (eq. 10's metrics have only the
     generator's): scores of a network against differenced retraining, and Kendall's tau against retraining without each
     row. The published TNNLS code takes the generator's block alone."""
-    toy = games.mlp(steps=40 if preset == "standard" else 20)
+    toy = toys.mlp(steps=40 if preset == "standard" else 20)
     draws = np.random.default_rng(8)
     validation, latents = torch.tensor(draws.normal(0.5, 1.0, (24, 2))), torch.tensor(draws.normal(size=(24, 3)))
     trace, metric = toy.trace, gi.metrics.DiscriminatorLoss(validation, latents)
@@ -288,7 +288,7 @@ def inference_phase(preset: str) -> Outcome:
 
 def _one_batch(trace: gi.Trace, query: np.ndarray) -> np.ndarray:
     """The core's scores of the last step alone, over eta_D, for the rows of its batch."""
-    scores = gi.itd(trace, games.ParameterMetric(torch.from_numpy(query)), last=1).numpy()
+    scores = gi.itd(trace, toys.ParameterMetric(torch.from_numpy(query)), last=1).numpy()
     return np.asarray(scores[trace.inputs(trace.steps - 1).indices] / RATES[1])
 
 
@@ -367,7 +367,7 @@ def asymmetry(preset: str) -> Outcome:
     jacobians = [torch.autograd.functional.jacobian(v, point) for point in points]
     witness = max(float((j - j.T).abs().max()) for j in jacobians)
     differ = max(float((generator_cost(point) - discriminator_cost(point)).abs()) for point in points)
-    toy = games.lqgan(steps=5)
+    toy = toys.lqgan(steps=5)
     j = toy.twin.jacobian(toy.thetas[-1])
     zero_sum = relative(j, j.T.copy())
     symmetric = witness < 1e-14 and differ > 0.1

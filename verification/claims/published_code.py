@@ -16,8 +16,12 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import gan_influence as gi
-from verification import lqgan, practical
-from verification.claims.tnnls_b_extensions import (
+from verification import dense_lqgan, dense_training
+from verification.dense_lqgan import LQGAN
+from verification.dense_training import Rule, Run, Shortcut
+from verification.judge import correction, relative, removal_derivative
+from verification.ledger import Outcome, claim
+from verification.minibatch_runs import (
     DIRECTION,
     QUERY,
     HeldConstant,
@@ -25,10 +29,6 @@ from verification.claims.tnnls_b_extensions import (
     practical_twin,
     scores_of_query,
 )
-from verification.judge import correction, relative, removal_derivative
-from verification.ledger import Outcome, claim
-from verification.lqgan import LQGAN
-from verification.practical import Rule, Run, Shortcut
 
 RULE = Rule(0.01, 0.99, corrected=True)
 
@@ -78,7 +78,7 @@ def published_itd_optimiser_state(preset: str) -> Outcome:
         run = practical_run(seed, RULE, steps, decay)
         truth = _truth(run)
         scores = {
-            name: practical.influence(run, shortcut)[-1] @ DIRECTION
+            name: dense_training.influence(run, shortcut)[-1] @ DIRECTION
             for name, shortcut in {
                 "exact derivative": Shortcut(),
                 "each step's own state": Shortcut("held"),
@@ -89,7 +89,7 @@ def published_itd_optimiser_state(preset: str) -> Outcome:
         errors.append(relative(scores["final state"], scores["each step's own state"]))
         rows.append({f"tau against retraining, {name}": _tau(one, truth) for name, one in scores.items()})
     trace, run = practical_twin(RULE, "alternating", 0.9, HeldConstant(RULE.optimizer()))
-    by_core = relative(scores_of_query(trace), practical.influence(run, Shortcut("held"))[-1] @ QUERY)
+    by_core = relative(scores_of_query(trace), dense_training.influence(run, Shortcut("held"))[-1] @ QUERY)
     numbers = _medians(rows) | {"runs": len(rows), "T": steps}
     own, final = (numbers[f"tau against retraining, {name}"] for name in ("each step's own state", "final state"))
     outcome = correction(
@@ -108,7 +108,7 @@ def published_itd_optimiser_state(preset: str) -> Outcome:
 def _of_one_step() -> float:
     """The difference of both loops in the discriminator's parameters, after one step."""
     run = practical_run(0, RULE, 1, 0.9)
-    held, final = (practical.influence(run, Shortcut("held", final_state=last))[-1] for last in (False, True))
+    held, final = (dense_training.influence(run, Shortcut("held", final_state=last))[-1] for last in (False, True))
     return float(np.abs(held - final)[:, 2:].max())
 
 
@@ -136,7 +136,7 @@ def published_aid_loop(preset: str) -> Outcome:
         row = {}
         for eta, name in ((0.001, "eta = 0.001"), (0.1, "eta = 0.1")):
             game = LQGAN(run.rows, latents, eta=eta)
-            series = lqgan.aid(game, theta, 1000) @ DIRECTION
+            series = dense_lqgan.aid(game, theta, 1000) @ DIRECTION
             published = _aid_loop(game, theta, _in_turns)
             row[f"{name}: tau against retraining, eq. 18"] = _tau(series, truth)
             row[f"{name}: tau against retraining, published"] = _tau(published, truth)
@@ -173,12 +173,12 @@ def _of_one_term() -> float:
     """grad E's scores against eq. 18 with one term."""
     rows, latents = (gi.datasets.normal_1d(40, mean=mean, seed=7).numpy().ravel() for mean in (1.0, 0.0))
     game, theta = LQGAN(rows, latents, eta=0.1), np.array([0.8, 0.9, 0.1, -0.1])
-    return relative(game.row_jumps(theta) @ DIRECTION, lqgan.aid(game, theta, 1) @ DIRECTION)
+    return relative(game.row_jumps(theta) @ DIRECTION, dense_lqgan.aid(game, theta, 1) @ DIRECTION)
 
 
 def _in_turns(u: np.ndarray, change: np.ndarray) -> np.ndarray:
-    u = u - change @ np.where(practical.GENERATOR, u, 0)
-    return u - change @ np.where(practical.DISCRIMINATOR, u, 0)
+    u = u - change @ np.where(dense_training.GENERATOR, u, 0)
+    return u - change @ np.where(dense_training.DISCRIMINATOR, u, 0)
 
 
 def _stored(u: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -219,13 +219,13 @@ def published_retraining_mean(preset: str) -> Outcome:
 def _derivative_error(mean_of_kept: bool) -> float:
     """How far the exact scores are from the differenced retraining of three rows."""
     _, run = practical_twin(RULE, "alternating", 0.9)
-    scores = practical.influence(run)[-1]
+    scores = dense_training.influence(run)[-1]
 
     def end(j: int, weight: float) -> np.ndarray:
         weights = np.ones((1, 22))
         weights[0, j] = weight
         start = run.theta[0, 0]
-        again = practical.train(run.rows, run.batches, start, RULE, "alternating", 0.9, weights, mean_of_kept)
+        again = dense_training.train(run.rows, run.batches, start, RULE, "alternating", 0.9, weights, mean_of_kept)
         return again.average[-1, 0]
 
     derivatives = np.stack([removal_derivative(partial(end, j), 0.02) for j in (0, 5, 21)])
@@ -244,7 +244,7 @@ def _two_retrainings(seed: int, steps: int, decay: float) -> dict[str, float]:
     for removed in quarters:
         removed[draws.choice(40, 10, replace=False)] = 1
     run, other = (practical_run(seed, RULE, steps, decay, quarters, kept) for kept in (False, True))
-    score, truth, published = practical.influence(run)[-1] @ DIRECTION, _truth(run), _truth(other)
+    score, truth, published = dense_training.influence(run)[-1] @ DIRECTION, _truth(run), _truth(other)
     return {
         "tau of the exact derivative against eq. 43-44": _tau(score, truth),
         "tau of the exact derivative against the published retraining": _tau(score, published),

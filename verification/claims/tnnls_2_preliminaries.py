@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import gan_influence as gi
-from verification import games
+from verification import toys
 from verification.judge import at_most, relative
 from verification.ledger import Outcome, claim
 
@@ -28,7 +28,7 @@ def minimax_f(preset: str) -> Outcome:
     sigmoid = 1 / (1 + np.exp(-a))
     printed = -np.log(sigmoid)
     curvature = np.diff(printed, 2) / (a[1] - a[0]) ** 2
-    toy = games.lqgan(rows=30, steps=0)
+    toy = toys.lqgan(rows=30, steps=0)
     inputs, players = toy.trace.inputs(0), toy.trace.players()
     fake = players.discriminate(players.generate(inputs.latents)).detach().numpy()
     real = players.discriminate(inputs.rows).detach().numpy()
@@ -60,7 +60,7 @@ def agd_step(preset: str) -> Outcome:
     errors = []
     for seed in range(3):
         for l2 in ((0.0, 0.0), (0.3, 0.7)):
-            toy = games.lqgan(steps=60, l2=l2, seed=seed)
+            toy = toys.lqgan(steps=60, l2=l2, seed=seed)
             errors.append(relative(toy.thetas, toy.twin.train(toy.thetas[0], 60)))
     return at_most(max(errors), 1e-12, {"runs": len(errors), "steps each": 60})
 
@@ -75,12 +75,12 @@ def agd_step(preset: str) -> Outcome:
 )
 def counterfactual_agd(preset: str) -> Outcome:
     """Every row's counterfactual run, by the core (as one batch of models, and one by one) against the dense twin."""
-    toy = games.lqgan(steps=40)
+    toy = toys.lqgan(steps=40)
     count = len(toy.trace.data)
     dense = toy.twin.train(toy.thetas[0], 40, toy.twin.without(range(count)))[-1] - toy.thetas[-1]
     batched = np.stack(
         [
-            gi.counterfactual(toy.trace, games.ParameterMetric(direction), [[j] for j in range(count)]).numpy()
+            gi.counterfactual(toy.trace, toys.ParameterMetric(direction), [[j] for j in range(count)]).numpy()
             for direction in torch.eye(4, dtype=torch.float64)
         ],
         axis=1,

@@ -14,7 +14,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from verification import bounds
-from verification.drawn import (
+from verification.dense_lqgan import LQGAN, aid, aid_limit
+from verification.drawn_games import (
     PAIR,
     Contraction,
     Logistic,
@@ -28,7 +29,6 @@ from verification.drawn import (
 )
 from verification.judge import at_most, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, aid, aid_limit
 from verification.scalar import TERMS, Exact, Known, exact_games, exact_runs, search
 from verification.tally import Tally, mended, never_violated
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import gan_influence as gi
-from gan_influence.adjoint import FieldGraph
-from gan_influence.metrics.metric import metric_values
-from gan_influence.state import State
-from gan_influence.step import states
-from verification import games, lqgan
+from verification import dense_lqgan, toys
 from verification.judge import at_most, close, observed_order, relative, removal_derivative, richardson, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
 SMOOTH_LOSSES = ("minimax", "non_saturating", "wasserstein", "least_squares", "softplus")
-START = (0.6, 0.3, 0.2, -0.3)  # where every loss trains stably at the same learning rate
-STEPS = 0.4 / 2.0 ** np.arange(0, 14)
 
 
 @claim(
@@ -36,18 +29,18 @@ def itd_finite_differences(preset: str) -> Outcome:
     for loss in SMOOTH_LOSSES:
         for l2 in ((0.0, 0.0), (0.2, 0.4)):
             for steps in horizons:
-                toy = games.lqgan(rows=30, steps=steps, lr=0.02, loss=loss, l2=l2, start=START)
+                toy = toys.lqgan(rows=30, steps=steps, lr=0.02, loss=loss, l2=l2, start=toys.START)
                 scores = gi.itd(toy.trace, toy.metric)
                 j = int(scores.abs().argmax())
                 exact = float(scores[j])
-                central = central_differences(toy, j, STEPS)
+                central = toys.central_differences(toy, j, toys.STEPS)
                 ladder = np.abs(central - exact) / abs(exact)
                 leading = ladder[:6]
                 if leading.min() > 1e-7:  # truncation, not rounding
-                    orders.append(observed_order(STEPS[:6], leading))
+                    orders.append(observed_order(toys.STEPS[:6], leading))
                 errors.append(relative(richardson(central[3:6]), np.array(exact)))
                 if steps == 20 and l2 == (0.0, 0.0):
-                    curves.append(Curve(loss, STEPS.tolist(), np.maximum(ladder, 1e-16).tolist()))
+                    curves.append(Curve(loss, toys.STEPS.tolist(), np.maximum(ladder, 1e-16).tolist()))
     worst_order = max(orders, key=lambda order: abs(order - 2))
     plot = Plot("step h in w_j", "relative error of the central difference", curves)
     numbers = {
@@ -73,10 +66,10 @@ def damped_itd_finite_differences(preset: str) -> Outcome:
     """What damped ITD differentiates: the tether leaves the factual run as it is and turns J into J + gamma I. Central
     differences with Richardson extrapolation of that run, for every smooth loss and several gamma."""
     errors = []
-    metric = games.ParameterMetric(torch.tensor([0.7, -0.4, 0.0, 0.0], dtype=torch.float64))
+    metric = toys.ParameterMetric(torch.tensor([0.7, -0.4, 0.0, 0.0], dtype=torch.float64))
     for loss in SMOOTH_LOSSES:
         for gamma in (0.1, 2.0):
-            toy = games.lqgan(rows=30, steps=40, lr=0.02, loss=loss, start=START)
+            toy = toys.lqgan(rows=30, steps=40, lr=0.02, loss=loss, start=toys.START)
             scores = gi.itd(toy.trace, metric, damping=gamma).numpy()
             j = int(np.abs(scores).argmax())
             shifts = np.array([0.1, 0.05, 0.025])
@@ -86,7 +79,7 @@ def damped_itd_finite_differences(preset: str) -> Outcome:
     return at_most(max(errors), 1e-8, {"runs": len(errors)})
 
 
-def _tethered_ends(toy: games.Toy, gamma: float, j: int, shifts: np.ndarray) -> np.ndarray:
+def _tethered_ends(toy: toys.Toy, gamma: float, j: int, shifts: np.ndarray) -> np.ndarray:
     """theta^(T) of runs with w_j = 1 + shift that are pulled towards the factual run: (shifts, d)."""
     trace = toy.trace
     weights = trace.weights.repeat(len(shifts), 1)
@@ -108,15 +101,15 @@ def _tethered_ends(toy: games.Toy, gamma: float, j: int, shifts: np.ndarray) -> 
 )
 def removal_remainder(preset: str) -> Outcome:
     """Runs with w_j = 1 - epsilon against epsilon times ITD, epsilon from 1 to 1/256: log-log slope 2."""
-    toy = games.lqgan(rows=30, steps=100, lr=0.05)
+    toy = toys.lqgan(rows=30, steps=100, lr=0.05)
     epsilons = 2.0 ** -np.arange(0, 9)
-    influence = lqgan.itd(toy.twin, toy.thetas)[-1]
+    influence = dense_lqgan.itd(toy.twin, toy.thetas)[-1]
     j = int(np.linalg.norm(influence, axis=1).argmax())
     remainders = []
     for epsilon in epsilons:
         weights = torch.ones(30, dtype=torch.float64)
         weights[j] = 1 - epsilon
-        ends = games.lqgan(rows=30, steps=100, lr=0.05, weights=weights).thetas[-1]
+        ends = toys.lqgan(rows=30, steps=100, lr=0.05, weights=weights).thetas[-1]
         remainders.append(float(np.linalg.norm(ends - toy.thetas[-1] - epsilon * influence[j])))
     rate, half = slope(epsilons, np.array(remainders))
     curve = Curve("remainder", epsilons.tolist(), remainders)
@@ -161,7 +154,7 @@ def removal_of_sets(preset: str) -> Outcome:
 def eq10_recursion(preset: str) -> Outcome:
     """The products of eq. 10, multiplied out densely, against the recursion, and against the core's sweep for each
     parameter's own direction."""
-    toy = games.lqgan(rows=20, steps=30)
+    toy = toys.lqgan(rows=20, steps=30)
     twin, thetas = toy.twin, toy.thetas
     total = np.zeros((20, 4))
     for t in range(30):
@@ -170,9 +163,9 @@ def eq10_recursion(preset: str) -> Outcome:
             product = twin.step_matrix(thetas[s]) @ product
         total += twin.row_jumps(thetas[t]) @ product.T
     swept = np.stack(
-        [gi.itd(toy.trace, games.ParameterMetric(direction)).numpy() for direction in torch.eye(4).double()], axis=1
+        [gi.itd(toy.trace, toys.ParameterMetric(direction)).numpy() for direction in torch.eye(4).double()], axis=1
     )
-    recursion = lqgan.itd(twin, thetas)[-1]
+    recursion = dense_lqgan.itd(twin, thetas)[-1]
     return at_most(max(relative(recursion, total), relative(swept, total)), 1e-11, {"rows": 20, "T": 30})
 
 
@@ -188,13 +181,13 @@ def implicit_derivative(preset: str) -> Outcome:
     for a regularised LQGAN and for the unregularised one."""
     errors = []
     for l2 in ((0.0, 0.0), (0.2, 0.2)):
-        toy = games.lqgan(rows=30, steps=0, l2=l2)
+        toy = toys.lqgan(rows=30, steps=0, l2=l2)
         twin = toy.twin
-        star = twin.equilibrium(lqgan.moment_matching(twin.rows, twin.latents))
-        exact = lqgan.aid_limit(twin, star)
+        star = twin.equilibrium(dense_lqgan.moment_matching(twin.rows, twin.latents))
+        exact = dense_lqgan.aid_limit(twin, star)
         for j in (0, 7, 21):
 
-            def root(weight: float, j: int = j, twin: lqgan.LQGAN = twin, star: np.ndarray = star) -> np.ndarray:
+            def root(weight: float, j: int = j, twin: dense_lqgan.LQGAN = twin, star: np.ndarray = star) -> np.ndarray:
                 weights = np.ones(30)
                 weights[j] = weight
                 return twin.equilibrium(star, weights, tolerance=1e-13)
@@ -213,10 +206,10 @@ def implicit_derivative(preset: str) -> Outcome:
 def aid_neumann_limit(preset: str) -> Outcome:
     """At the equilibrium of a regularised LQGAN: error against M, its rate against the spectral radius, and the core's
     GMRES solution against the dense inverse."""
-    toy = games.lqgan(rows=30, steps=4000, lr=0.05, l2=(0.2, 0.2))
+    toy = toys.lqgan(rows=30, steps=4000, lr=0.05, l2=(0.2, 0.2))
     direction = torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=torch.float64)
-    metric = games.ParameterMetric(direction)
-    exact = lqgan.aid_limit(toy.twin, toy.thetas[-1]) @ direction.numpy()
+    metric = toys.ParameterMetric(direction)
+    exact = dense_lqgan.aid_limit(toy.twin, toy.thetas[-1]) @ direction.numpy()
     counts = [50, 100, 200, 300, 400]
     series = gi.aid(toy.trace, metric, terms=counts).numpy()
     errors = np.linalg.norm(series - exact, axis=1)
@@ -241,11 +234,11 @@ def block_form(preset: str) -> Outcome:
     """The Hessian blocks of V by differencing V twice, against the core's J, column by column of J^T products. It
     needs the zero-sum game: with the non-saturating loss the two off-diagonal blocks are no longer each other's
     transposes."""
-    toy = games.lqgan(rows=25, steps=10)
-    j = core_jacobian(toy.trace)
+    toy = toys.lqgan(rows=25, steps=10)
+    j = toys.core_jacobian(toy.trace)
     h = toy.twin.hessian(toy.thetas[-1])
     printed = np.block([[h[:2, :2], h[:2, 2:]], [-h[:2, 2:].T, -h[2:, 2:]]])
-    other = core_jacobian(games.lqgan(rows=25, steps=10, loss="non_saturating").trace)
+    other = toys.core_jacobian(toys.lqgan(rows=25, steps=10, loss="non_saturating").trace)
     asymmetry = relative(other[2:, :2], -other[:2, 2:].T)
     return at_most(relative(j, printed), 1e-12, {"non-saturating: |J_psiphi + J_phipsi^T| / |J_phipsi|": asymmetry})
 
@@ -261,10 +254,10 @@ def two_steps_to_the_generator(preset: str) -> Outcome:
     """The influence on phi after one step must be exactly zero, in the truth and in ITD, non-zero after two, and equal
     to -eta J_phipsi times the influence on psi."""
     direction = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    toy = games.lqgan(rows=20, steps=2)
+    toy = toys.lqgan(rows=20, steps=2)
     removals = [[j] for j in range(20)]
-    truth = gi.counterfactual(toy.trace, games.ParameterMetric(direction), removals, at=[1, 2]).numpy()
-    scores = gi.itd(toy.trace, games.ParameterMetric(direction), at=[1, 2]).numpy()
+    truth = gi.counterfactual(toy.trace, toys.ParameterMetric(direction), removals, at=[1, 2]).numpy()
+    scores = gi.itd(toy.trace, toys.ParameterMetric(direction), at=[1, 2]).numpy()
     off_diagonal = toy.twin.jacobian(toy.thetas[1])[:2, 2:]
     expected = -toy.lr * toy.twin.row_jumps(toy.thetas[0])[:, 2:] @ off_diagonal.T
     after_one = float(max(np.abs(truth[0]).max(), np.abs(scores[0]).max()))
@@ -278,21 +271,3 @@ def two_steps_to_the_generator(preset: str) -> Outcome:
         "exactly 0 after one step, 1e-12 after two",
         numbers={"after one step": after_one, "smallest after two": smallest, "ITD against -eta J_phipsi dpsi": error},
     )
-
-
-def central_differences(toy: games.Toy, j: int, steps: np.ndarray) -> np.ndarray:
-    """-(E(w_j = 1 + h) - E(w_j = 1 - h)) / 2h for every h, all runs trained as one batch of models."""
-    shifts = torch.tensor(np.concatenate([steps, -steps]))
-    weights = toy.trace.weights.repeat(len(shifts), 1)
-    weights[:, j] += shifts
-    state = State(toy.trace.state(0).moving.repeat(len(shifts), 1, 1), {})
-    *_, (_, end) = states(toy.trace, state, weights, range(toy.trace.steps))
-    values = metric_values(toy.metric, toy.trace.game, end.moving[:, 0]).numpy()
-    return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
-
-
-def core_jacobian(trace: gi.Trace) -> np.ndarray:
-    """J, from the core's products ``J^T e_k``."""
-    graph = FieldGraph(trace.game, trace.theta(), trace.inputs(0))
-    units: Tensor = torch.eye(trace.game.size, dtype=torch.float64)
-    return torch.stack([graph.transpose_product(unit) for unit in units]).numpy()

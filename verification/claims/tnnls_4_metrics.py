@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 import gan_influence as gi
-from gan_influence.replay import recorded
-from verification import games, lqgan
-from verification.claims.tnnls_3_influence import core_jacobian
+from verification import dense_lqgan, toys
+from verification.cost import operations, peak_bytes, process_times
 from verification.judge import at_most, close, correction, observed_order, relative, slope
 from verification.ledger import Curve, Outcome, Plot, claim
 
@@ -33,14 +26,14 @@ from verification.ledger import Curve, Outcome, Plot, claim
 def metric_linearisation(preset: str) -> Outcome:
     """Runs with w_j = 1 - epsilon: the true change of the metric against grad E (by differences of the metric's values)
     times the true change of the parameters; the remainder must be of second order in epsilon."""
-    toy = games.lqgan(rows=30, steps=100)
+    toy = toys.lqgan(rows=30, steps=100)
     gradient = toy.metric_gradient()
     epsilons = 2.0 ** -np.arange(0, 8)
     remainders = []
     for epsilon in epsilons:
         weights = torch.ones(30, dtype=torch.float64)
         weights[4] = 1 - epsilon
-        other = games.lqgan(rows=30, steps=100, weights=weights)
+        other = toys.lqgan(rows=30, steps=100, weights=weights)
         change = other.thetas[-1] - toy.thetas[-1]
         remainders.append(abs(float(toy.metric(other.trace) - toy.metric(toy.trace)) - float(gradient @ change)))
     rate = observed_order(epsilons[:6], np.array(remainders[:6]))
@@ -59,9 +52,9 @@ def metric_linearisation(preset: str) -> Outcome:
 def algorithm_1(preset: str) -> Outcome:
     """Eq. 10 dense, times grad E by differences of the metric's values; eq. 17 dense in the reverse order; the core's
     sweep."""
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     gradient = toy.metric_gradient()
-    forward = lqgan.itd(toy.twin, toy.thetas)[-1] @ gradient
+    forward = dense_lqgan.itd(toy.twin, toy.thetas)[-1] @ gradient
     u, reverse = gradient.copy(), np.zeros(25)
     for theta in toy.thetas[-2::-1]:
         reverse += toy.twin.row_jumps(theta) @ u
@@ -83,13 +76,14 @@ def algorithm_1(preset: str) -> Outcome:
 )
 def aid_series(preset: str) -> Outcome:
     """The core against dense powers of Z, for M = 1, 2, 3, 10 and 100; one term more or less must not fit."""
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     gradient = toy.metric_gradient()
     counts = [1, 2, 3, 10, 100]
     scores = gi.aid(toy.trace, toy.metric, terms=counts).numpy()
-    dense = np.stack([lqgan.aid(toy.twin, toy.thetas[-1], count) @ gradient for count in counts])
+    dense = np.stack([dense_lqgan.aid(toy.twin, toy.thetas[-1], count) @ gradient for count in counts])
     off_by_one = min(
-        relative(lqgan.aid(toy.twin, toy.thetas[-1], count + 1) @ gradient, dense[k]) for k, count in enumerate(counts)
+        relative(dense_lqgan.aid(toy.twin, toy.thetas[-1], count + 1) @ gradient, dense[k])
+        for k, count in enumerate(counts)
     )
     return at_most(relative(scores, dense), 1e-8, {"one term more would differ by at least (relative)": off_by_one})
 
@@ -107,7 +101,7 @@ def aid_series(preset: str) -> Outcome:
 def algorithm_2(preset: str) -> Outcome:
     """Algorithm 2 run literally, densely, against eq. 18 with M and with M + 1 terms. The text's own definition of
     w^(m), a sum of m terms, gives w^(0) = 0, not grad E."""
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     gradient, terms = toy.metric_gradient(), 7
     z, jumps = toy.twin.step_matrix(toy.thetas[-1]), toy.twin.row_jumps(toy.thetas[-1])
 
@@ -117,7 +111,7 @@ def algorithm_2(preset: str) -> Outcome:
         return jumps @ w
 
     printed, from_zero = loop(gradient), loop(np.zeros(4))
-    eq18 = {count: lqgan.aid(toy.twin, toy.thetas[-1], count) @ gradient for count in (terms, terms + 1)}
+    eq18 = {count: dense_lqgan.aid(toy.twin, toy.thetas[-1], count) @ gradient for count in (terms, terms + 1)}
     error, with_one_more = relative(printed, eq18[terms]), relative(printed, eq18[terms + 1])
     amended = relative(from_zero, eq18[terms])
     return correction(
@@ -132,11 +126,11 @@ def algorithm_2(preset: str) -> Outcome:
     )
 
 
-def _late(toy: games.Toy) -> float:
+def _late(toy: toys.Toy) -> float:
     """By how much 201 terms differ from 200, of a regularised game, whose series converges."""
     twin = replace(toy.twin, l2=(0.5, 0.5), eta=0.3)
     gradient = toy.metric_gradient()
-    longer, shorter = (lqgan.aid(twin, toy.thetas[-1], count) @ gradient for count in (201, 200))
+    longer, shorter = (dense_lqgan.aid(twin, toy.thetas[-1], count) @ gradient for count in (201, 200))
     return relative(longer, shorter)
 
 
@@ -155,10 +149,10 @@ def jacobian_vector_product(preset: str) -> Outcome:
     "-I), so
     that forward mode does serve, with the discriminator's part negated before and after; as it stands it gives exactly
     minus the scores. In games that are not zero-sum, as ICLR's, the identity fails and reverse mode is needed."""
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     gradient = toy.metric_gradient()
     scores = {}
-    s = np.diag(lqgan.SIGNS)
+    s = np.diag(dense_lqgan.SIGNS)
     for name, turn in (("reverse", lambda z: z.T), ("forward", lambda z: z), ("signs", lambda z: s @ z @ s)):
         u, scores[name] = gradient.copy(), np.zeros(25)
         for theta in toy.thetas[-2::-1]:
@@ -167,7 +161,7 @@ def jacobian_vector_product(preset: str) -> Outcome:
     swept = gi.itd(toy.trace, toy.metric).numpy()
     by_forward, by_reverse = relative(scores["forward"], swept), relative(scores["reverse"], swept)
     with_signs = relative(scores["signs"], swept)
-    other = core_jacobian(games.lqgan(rows=25, steps=60, loss="non_saturating").trace)
+    other = toys.core_jacobian(toys.lqgan(rows=25, steps=60, loss="non_saturating").trace)
     return correction(
         by_forward,
         max(by_reverse, with_signs),
@@ -194,13 +188,13 @@ def complexity_itd_time(preset: str) -> Outcome:
     growing width whose d grows with the width's square, in d. The process time of sweeps over T steps is shown beside,
     with what each takes beyond the shortest."""
     horizons = np.array([5, 10, 20, 40])
-    toy = games.mlp(steps=40)
+    toy = toys.mlp(steps=40)
     in_t = [operations(partial(gi.itd, toy.trace, toy.metric, last=last)) for last in horizons.tolist()]
-    wide = [games.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
+    wide = [toys.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
     in_d = [operations(partial(gi.itd, one.trace, one.metric)) for one in wide]
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
-    long = games.lqgan(rows=50, steps=int(times[-1]), lr=0.01)
-    seconds = _process_times(lambda last: gi.itd(long.trace, long.metric, last=last), times)
+    long = toys.lqgan(rows=50, steps=int(times[-1]), lr=0.01)
+    seconds = process_times(lambda last: gi.itd(long.trace, long.metric, last=last), times)
     return _linear_in_both("T", horizons, in_t, [one.trace.game.size for one in wide], in_d, times, seconds)
 
 
@@ -215,10 +209,10 @@ def complexity_itd_memory(preset: str) -> Outcome:
     """Peak bytes of all live tensors during training and sweep: what a run of T steps adds to a run of 25 steps,
     against T, and per step and parameter (8 bytes each in float64)."""
     steps = np.array([10, 20, 40, 80]) * (1 if preset == "smoke" else 4)
-    peaks = np.array([_peak_bytes(partial(_train_and_sweep, count)) for count in steps.tolist()])
+    peaks = np.array([peak_bytes(partial(_train_and_sweep, count)) for count in steps.tolist()])
     added = peaks[1:] - peaks[0]
     rate, half = slope(steps[1:] - steps[0], added)
-    per_state = float(added[-1] / (steps[-1] - steps[0]) / games.mlp(steps=0).trace.game.size)
+    per_state = float(added[-1] / (steps[-1] - steps[0]) / toys.mlp(steps=0).trace.game.size)
     numbers = {"95 % half-width": half, "bytes added per step and parameter": per_state}
     plot = Plot("steps T", "peak bytes", [Curve("training and sweep", steps.tolist(), peaks.tolist())])
     return close(rate, 1, 0.05, numbers, plot)
@@ -234,18 +228,18 @@ def complexity_itd_memory(preset: str) -> Outcome:
 def complexity_aid_time(preset: str) -> Outcome:
     """As for ITD: counted operations against M and against d decide, the process time of M terms is shown beside."""
     counts = np.array([5, 10, 20, 40])
-    toy = games.mlp(steps=2)
+    toy = toys.mlp(steps=2)
 
-    def run(one: games.Toy, terms: int) -> object:
+    def run(one: toys.Toy, terms: int) -> object:
         return gi.aid(one.trace, one.metric, terms=terms, damping=1.0)
 
     once = operations(lambda: run(toy, 1))
     in_m = [operations(partial(run, toy, terms + 1)) - once for terms in counts.tolist()]
-    wide = [games.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
+    wide = [toys.mlp(steps=2, width=width, lr=0.01, depth=2) for width in WIDTHS]
     in_d = [operations(partial(run, one, 10)) for one in wide]
-    small = games.lqgan(rows=50, steps=10, lr=0.01)
+    small = toys.lqgan(rows=50, steps=10, lr=0.01)
     times = np.array([250, 500, 750, 1000]) * (1 if preset == "smoke" else 4)
-    seconds = _process_times(lambda terms: run(small, terms), times)
+    seconds = process_times(lambda terms: run(small, terms), times)
     return _linear_in_both("M", counts, in_m, [one.trace.game.size for one in wide], in_d, times, seconds)
 
 
@@ -259,14 +253,14 @@ def complexity_aid_time(preset: str) -> Outcome:
 def complexity_aid_memory(preset: str) -> Outcome:
     """Peak bytes of all live tensors while AID runs, for M = 10 and M = 500 and for runs of 5 and 100 steps, and for
     networks of growing width. It also holds the graph of one gradient, which grows with d and with the rows."""
-    short, long = games.mlp(steps=5), games.mlp(steps=100)
+    short, long = toys.mlp(steps=5), toys.mlp(steps=100)
 
-    def peak(toy: games.Toy, terms: int) -> int:
-        return _peak_bytes(lambda: gi.aid(toy.trace, toy.metric, terms=terms, damping=1.0))
+    def peak(toy: toys.Toy, terms: int) -> int:
+        return peak_bytes(lambda: gi.aid(toy.trace, toy.metric, terms=terms, damping=1.0))
 
     base = peak(short, 10)
     growth = {"M from 10 to 500": peak(short, 500) / base - 1, "T from 5 to 100": peak(long, 10) / base - 1}
-    wide = [games.mlp(steps=1, width=width, lr=0.01, depth=2) for width in WIDTHS]
+    wide = [toys.mlp(steps=1, width=width, lr=0.01, depth=2) for width in WIDTHS]
     sizes = np.array([toy.trace.game.size for toy in wide])
     grown = np.array([peak(toy, 10) for toy in wide])
     rate, half = slope(sizes[1:], grown[1:])
@@ -293,14 +287,14 @@ def damping_as_regulariser(preset: str) -> Outcome:
     amplifies the discriminator. Adding it to each player's own cost (l2 = (gamma, gamma)) gives J + gamma I: AID with
     damping equals dense AID of that game at the same theta."""
     gamma = 0.7
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     h = toy.twin.hessian(toy.thetas[-1]) + gamma * np.eye(4)
-    to_v = lqgan.SIGNS[:, None] * h
+    to_v = dense_lqgan.SIGNS[:, None] * h
     wanted = toy.twin.jacobian(toy.thetas[-1]) + gamma * np.eye(4)
     printed = float(np.abs(to_v - wanted).max())
     damped = gi.aid(toy.trace, toy.metric, terms=50, damping=gamma)
     regularised = replace(toy.twin, l2=(gamma, gamma))
-    amended = relative(damped.numpy(), lqgan.aid(regularised, toy.thetas[-1], 50) @ toy.metric_gradient())
+    amended = relative(damped.numpy(), dense_lqgan.aid(regularised, toy.thetas[-1], 50) @ toy.metric_gradient())
     return correction(
         printed,
         amended,
@@ -326,13 +320,13 @@ def _block(matrix: np.ndarray) -> float:
 def one_sweep_for_all(preset: str) -> Outcome:
     """All scores of one sweep against N sweeps of Algorithm 1, each with the product J^T u and one row's own gradient;
     on a network, with products by autograd and no code of the core's sweep."""
-    toy = games.mlp()
+    toy = toys.mlp()
     scores = gi.itd(toy.trace, toy.metric).numpy()
     single = np.array([_algorithm_1_for_one_row(toy, j) for j in range(6)])
     return at_most(relative(scores[:6], single), 1e-11, {"rows by their own sweep": 6, "T": toy.trace.steps})
 
 
-def _algorithm_1_for_one_row(toy: games.Toy, row: int) -> float:
+def _algorithm_1_for_one_row(toy: toys.Toy, row: int) -> float:
     """TNNLS Algorithm 1 as printed, for one row."""
     trace, game = toy.trace, toy.trace.game
     theta = trace.theta().clone().requires_grad_()
@@ -355,33 +349,6 @@ def _algorithm_1_for_one_row(toy: games.Toy, row: int) -> float:
 
 
 WIDTHS = (32, 64, 128, 256)
-
-
-@contextmanager
-def _as_called() -> Iterator[None]:
-    """Without recordings, whose one-time cost and tracing would be counted."""
-    usual, recorded._EAGER_CALLS = recorded._EAGER_CALLS, 10**9
-    try:
-        yield
-    finally:
-        recorded._EAGER_CALLS = usual
-
-
-def operations(call: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, counted as they are dispatched."""
-    with _as_called(), FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
-
-
-def _process_times(call: Callable[[int], object], sizes: np.ndarray) -> list[float]:
-    times = []
-    call(int(sizes[0]))  # what is imported and compiled once is not counted
-    for size in sizes.tolist():
-        begun = time.process_time()
-        call(size)
-        times.append(time.process_time() - begun)
-    return times
 
 
 def _linear_in_both(
@@ -411,35 +378,6 @@ def _linear_in_both(
     return close(worst, 1, 0.1, numbers, plot)
 
 
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of torch's tensors that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        made = func(*args, **(kwargs or {}))
-        before = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in before:
-                storage = tensor.untyped_storage()
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._release, storage.nbytes())
-        return made
-
-    def _release(self, size: int) -> None:
-        self.live -= size
-
-
-def _peak_bytes(call: Callable[[], object]) -> int:
-    """The largest sum of bytes of live tensors that the call makes."""
-    with _as_called(), _LiveBytes() as counted:
-        call()
-    return counted.peak
-
-
 def _train_and_sweep(steps: int) -> Tensor:
-    toy = games.mlp(steps=steps)
+    toy = toys.mlp(steps=steps)
     return gi.itd(toy.trace, toy.metric)

@@ -8,9 +8,9 @@ from functools import cache
 
 import numpy as np
 
+from verification.dense_lqgan import LQGAN, Array, moment_matching
 from verification.judge import close
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, Array, moment_matching
 
 ETA = 0.01
 """The learning rate of Table V."""

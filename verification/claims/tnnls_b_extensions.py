@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.stats import kendalltau
-from torch import Tensor
 
 import gan_influence as gi
-from gan_influence.optimizers import LearningRate, Optimizer
-from verification import games, practical, unrolled
-from verification.claims.tnnls_4_metrics import operations
+from gan_influence.optimizers import Optimizer
+from verification import dense_training, toys, unrolled
+from verification.cost import operations
+from verification.dense_lqgan import LQGAN, itd
+from verification.dense_training import Rule, Run, Shortcut
 from verification.judge import at_most, correction, relative, removal_derivative
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, itd
-from verification.practical import Rule, Run, Shortcut
-
-
-class Reshuffled:
-    """Minibatches as a pure function of (seed, t): rows reshuffled every epoch, fresh latents every step."""
-
-    def __init__(self, rows: int, batch: int, seed: int):
-        self.rows, self.batch, self.seed = rows, batch, seed
-
-    def __call__(self, t: int) -> gi.Batch:
-        per_epoch = -(-self.rows // self.batch)
-        order = torch.randperm(self.rows, generator=_generator(self.seed, t // per_epoch, 0))
-        indices = order.split(self.batch)[t % per_epoch]
-        latents = torch.randn(len(indices), 1, generator=_generator(self.seed, t, 1), dtype=torch.float64)
-        return gi.Batch(indices, latents)
+from verification.minibatch_runs import (
+    DIRECTION,
+    QUERY,
+    HeldConstant,
+    Reshuffled,
+    practical_run,
+    practical_twin,
+    scores_of_query,
+)
 
 
 @claim(
@@ -61,7 +55,7 @@ def minibatch(preset: str) -> Outcome:
         total = total @ twin.step_matrix(theta).T
         assert inputs.indices is not None
         total[inputs.indices.numpy()] += twin.row_jumps(theta)
-    swept = np.stack([gi.itd(trace, games.ParameterMetric(e)).numpy() for e in torch.eye(4).double()], axis=1)
+    swept = np.stack([gi.itd(trace, toys.ParameterMetric(e)).numpy() for e in torch.eye(4).double()], axis=1)
     errors = []
     for j in (0, 11, 29):
 
@@ -89,11 +83,11 @@ def minibatch(preset: str) -> Outcome:
 def minibatch_loss(preset: str) -> Outcome:
     """Eq. 40 has lost the regulariser R of eq. 2: with lambda > 0 its step is not the one of the same game with the
     whole data as its batch. In eq. 43 epsilon is undefined; only epsilon = 1 makes it eq. 6 for that batch."""
-    toy = games.lqgan(rows=20, steps=1, l2=(0.3, 0.3))
+    toy = toys.lqgan(rows=20, steps=1, l2=(0.3, 0.3))
     theta, lr = toy.thetas[0], toy.lr
     without_r = LQGAN(toy.twin.rows, toy.twin.latents, eta=lr).train(theta, 1)[-1]
     missing = relative(without_r - theta, toy.thetas[1] - theta)
-    longer = games.lqgan(rows=20, steps=20, l2=(0.3, 0.3))
+    longer = toys.lqgan(rows=20, steps=20, l2=(0.3, 0.3))
     amended = relative(longer.twin.train(theta, 20)[-1] - theta, longer.thetas[-1] - theta)
     removed = toy.twin.train(theta, 1, toy.twin.without([4]))[-1, 0]
     halved = np.ones(20)
@@ -112,7 +106,7 @@ def minibatch_loss(preset: str) -> Outcome:
 
 def _without_regulariser() -> float:
     """The core's step of an unregularised game against eq. 40's."""
-    toy = games.lqgan(rows=20, steps=1)
+    toy = toys.lqgan(rows=20, steps=1)
     return relative(toy.twin.train(toy.thetas[0], 1)[-1] - toy.thetas[0], toy.thetas[1] - toy.thetas[0])
 
 
@@ -177,7 +171,7 @@ def averaged_generator(preset: str) -> Outcome:
             return average(weights) @ gradient[:2]
 
         differenced.append(relative(removal_derivative(end, 0.2), amended[j]))
-    by_core = gi.itd(trace, games.ParameterMetric(torch.from_numpy(gradient))).numpy()
+    by_core = gi.itd(trace, toys.ParameterMetric(torch.from_numpy(gradient))).numpy()
     exact = max(relative(amended, expected), relative(by_core, expected), 1e-3 * max(differenced))
     outcome = correction(
         printed,
@@ -246,26 +240,6 @@ RULES = {
 }
 
 
-def practical_twin(rule: Rule, order: str, decay: float, optimizer: Optimizer | None = None) -> tuple[gi.Trace, Run]:
-    """Thirty steps on minibatches of 8 of 22 rows, the last of an epoch partial, by the core and by the dense
-    reference."""
-    steps, schedule = 30, gi.Minibatches(22, 8, (1,), seed=1)
-    data = gi.datasets.normal_1d(22, seed=0)
-    game = gi.Game(*gi.models.lqgan(seed=1))
-    trace = gi.train(game, data, schedule, steps, optimizer or rule.optimizer(), update=order, ema_decay=decay)
-    drawn = practical.batches(schedule, steps, 22)
-    return trace, practical.train(data.numpy().ravel(), drawn, trace.theta(0).numpy(), rule, order, decay)
-
-
-QUERY = np.array([0.8, -0.5, 0.3, 0.7])
-"""A direction among all four parameters."""
-
-
-def scores_of_query(trace: gi.Trace) -> np.ndarray:
-    """The core's influence on ``QUERY``'s direction, as a metric sees the parameters: (N,)."""
-    return gi.itd(trace, games.ParameterMetric(torch.from_numpy(QUERY))).numpy()
-
-
 @claim(
     "practical-training",
     "TNNLS VI-A3, Appendix B",
@@ -283,14 +257,16 @@ def practical_training(preset: str) -> Outcome:
         for order in ("simultaneous", "alternating"):
             trace, run = practical_twin(rule, order, 0.9)
             training.append(relative(trace.states[:, 0].numpy(), run.theta[:, 0]))
-            influence = practical.influence(run)[-1]
+            influence = dense_training.influence(run)[-1]
             sweep.append(relative(scores_of_query(trace), influence @ QUERY))
 
             def end(weight: float, run: Run = run, j: int = 5) -> np.ndarray:
                 weights = np.ones((1, 22))
                 weights[0, j] = weight
                 start = run.theta[0, 0]
-                return practical.train(run.rows, run.batches, start, run.rule, run.order, 0.9, weights).average[-1, 0]
+                return dense_training.train(run.rows, run.batches, start, run.rule, run.order, 0.9, weights).average[
+                    -1, 0
+                ]
 
             differenced.append(relative(removal_derivative(end, 0.02), influence[5]))
     numbers = {
@@ -299,25 +275,6 @@ def practical_training(preset: str) -> Outcome:
         "dense derivative against differenced runs": max(differenced),
     }
     return at_most(max(*training, *sweep, 1e-2 * max(differenced)), 1e-11, numbers)
-
-
-@dataclass(frozen=True)
-class HeldConstant:
-    """An optimiser whose buffers the sweep takes for constants, ``d_epsilon q_t = 0``; training is the same."""
-
-    inner: Optimizer
-
-    @property
-    def buffers(self) -> int:
-        return self.inner.buffers
-
-    @property
-    def lr(self) -> float | Tensor | LearningRate:
-        return self.inner.lr
-
-    def update(self, step: Tensor, state: Tensor, gradient: Tensor) -> Tensor:
-        held = torch.cat([state[..., :1, :], state[..., 1:, :].detach()], dim=-2)
-        return self.inner.update(step, held, gradient)
 
 
 @claim(
@@ -346,15 +303,15 @@ def rmsprop_estimator(preset: str) -> Outcome:
     }
     for how, variant in variants.items():
         there, _ = practical_twin(rule, "simultaneous", 0.0, variant)
-        dense = practical.influence(run, Shortcut(how))[-1] @ QUERY
+        dense = dense_training.influence(run, Shortcut(how))[-1] @ QUERY
         errors[f"{how}: core against the dense sum"] = relative(scores_of_query(there), dense)
 
     def end(weight: float) -> np.ndarray:
         weights = np.ones((1, 22))
         weights[0, 5] = weight
-        return practical.train(run.rows, run.batches, run.theta[0, 0], rule, weights=weights).theta[-1, 0]
+        return dense_training.train(run.rows, run.batches, run.theta[0, 0], rule, weights=weights).theta[-1, 0]
 
-    exact = practical.influence(run)[-1]
+    exact = dense_training.influence(run)[-1]
     differenced = relative(removal_derivative(end, 0.02), exact[5])
     printed = relative(-exact / rule.eta, exact)
     outcome = correction(
@@ -429,37 +386,18 @@ def _accuracy(seed: int, alpha: float, horizons: tuple[int, ...]) -> np.ndarray:
     estimators after each horizon: (2, estimators, horizons)."""
     run = practical_run(seed, Rule(0.002, alpha), horizons[-1])
     truth = (run.theta[:, 1:] - run.theta[:, :1]) @ DIRECTION
-    scores = [practical.influence(run, Shortcut(how)) @ DIRECTION for how in ("exact", "held", "frozen")]
+    scores = [dense_training.influence(run, Shortcut(how)) @ DIRECTION for how in ("exact", "held", "frozen")]
     taus = [[kendalltau(one[t], truth[t]).statistic for t in horizons] for one in scores]
     errors = [[relative(one[t], scores[0][t].copy()) for t in horizons] for one in scores]
     return np.array([taus, errors])
 
 
-DIRECTION = np.array([1.0, 0.5, 0.0, 0.0])
-
-
-def practical_run(
-    seed: int, rule: Rule, steps: int, decay: float = 0.0, sets: np.ndarray | None = None, mean_of_kept: bool = False
-) -> Run:
-    """LQGAN, 40 rows in minibatches of 8, one player after the other; beside it the runs without each row, and without
-    each of ``sets``, (sets, 40), 1 where a row is removed."""
-    rows = gi.datasets.normal_1d(40, seed=seed).numpy().ravel()
-    start = np.random.default_rng(seed).normal(size=4)
-    drawn = practical.batches(gi.Minibatches(40, 8, (1,), seed=seed), steps, 40)
-    weights = np.vstack([np.ones(40), 1 - np.eye(40), *([] if sets is None else [1 - sets])])
-    return practical.train(rows, drawn, start, rule, "alternating", decay, weights, mean_of_kept)
-
-
 def _operations_ratio() -> float:
     """Counted operations of a sweep through RMSProp, with the second moment differentiated over without."""
-    toy = games.mlp(steps=0)
+    toy = toys.mlp(steps=0)
     counted = []
     for how in ("exact", "frozen"):
         optimizer = gi.RMSProp(0.002, second_moment=how)
         trace = gi.train(toy.trace.game, toy.trace.data, toy.trace.schedule, 5, optimizer, update="alternating")
         counted.append(operations(lambda trace=trace: gi.itd(trace, toy.metric)))  # type: ignore[misc]
     return counted[0] / counted[1]
-
-
-def _generator(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))

@@ -14,13 +14,13 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 import gan_influence as gi
-from verification import bounds, games
-from verification.claims.beyond import constants_a_step, table_v
-from verification.drawn import examples, for_all
+from verification import bounds, toys
+from verification.dense_lqgan import LQGAN, Array, aid, itd
+from verification.drawn_games import examples, for_all
 from verification.judge import at_most, relative, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, Array, aid, itd
 from verification.scalar import Known
+from verification.table_v import constants_a_step, table_v
 from verification.tally import Tally, never_violated
 
 START = np.array([0.2, 0.3, 0.1, -0.1])
@@ -161,7 +161,7 @@ Fractions = tuple[Fraction, Fraction, Fraction, Fraction, Fraction]
 def hessian_free(preset: str) -> Outcome:
     """The sum of all jumps times a generator's slope, dense, and the core's AID with its first term alone, which is Z
     to the power 0: both exactly 0 for every row. With J's mixed block they are not."""
-    toy = games.lqgan(rows=30, steps=60)
+    toy = toys.lqgan(rows=30, steps=60)
     slope_of_metric = toy.metric_gradient() * np.array([1.0, 1.0, 0.0, 0.0])
     dense = sum(toy.twin.row_jumps(theta) @ slope_of_metric for theta in toy.thetas[:-1])
     first = gi.aid(toy.trace, toy.metric, terms=1)
@@ -298,7 +298,7 @@ def larger_likelihood_is_better(preset: str) -> Outcome:
     count = 400 if preset == "standard" else 200
     x, z = (torch.from_numpy(_quantiles(count, mean))[:, None] for mean in (1.0, 0.0))
 
-    grid = {k / 20: games.lqgan(rows=2, steps=0, start=(k / 20, 1.0, 0.0, 0.0)).trace for k in range(23)}
+    grid = {k / 20: toys.lqgan(rows=2, steps=0, start=(k / 20, 1.0, 0.0, 0.0)).trace for k in range(23)}
 
     def by_core(s: float, h: float) -> float:
         return float(gi.metrics.AverageLogLikelihood(x, z, h)(grid[s]))
@@ -560,7 +560,7 @@ def _unstable() -> float:
 def definition_2_sign(preset: str) -> Outcome:
     """Every row of a small LQGAN removed, by the dense twin, and the metric's values taken apart, against the core's
     counterfactual of the metric and of its negative; and in what share of rows ITD's score has the same sign."""
-    toy = games.lqgan(rows=25, steps=60)
+    toy = toys.lqgan(rows=25, steps=60)
     count = len(toy.trace.data)
 
     class Negative:
@@ -607,7 +607,7 @@ def iclr_eq_10(preset: str) -> Outcome:
     mixed derivative, with a column for each of a row's numbers; on LQGAN, whose rows are one number, its shape is right
     and its value wrong. With the product it must equal the metric's values, differenced. From eq. 12's I_{d_D} nothing
     of J_GG's size can be subtracted; with I_{d_G} the generator's step must agree with a step that is differenced."""
-    wide, narrow = games.mlp(rows=12, steps=5), games.lqgan(rows=12, steps=5)
+    wide, narrow = toys.mlp(rows=12, steps=5), toys.lqgan(rows=12, steps=5)
     mixed, product, slope_of = _eq_10(wide)
     literal, of_lqgan, slope_of_lqgan = _eq_10(narrow)
     amended = max(relative(product, slope_of), relative(of_lqgan, slope_of_lqgan))
@@ -630,7 +630,7 @@ def iclr_eq_10(preset: str) -> Outcome:
     )
 
 
-def _eq_10(toy: games.Toy) -> tuple[Array, Array, Array]:
+def _eq_10(toy: toys.Toy) -> tuple[Array, Array, Array]:
     """Eq. 10's generator part as printed, (d_G, d_x), with the product, (d_G,), and by differences of the metric."""
     game, metric = toy.trace.game, toy.metric
     phi = game.split(toy.trace.theta())[0].detach().clone().requires_grad_()
@@ -652,7 +652,7 @@ def _eq_10(toy: games.Toy) -> tuple[Array, Array, Array]:
     return printed, product.numpy(), toy.metric_gradient()[: len(phi)]
 
 
-def _eq_12(toy: games.Toy) -> tuple[Array, float]:
+def _eq_12(toy: toys.Toy) -> tuple[Array, float]:
     """J_GG, and how far (I - eta_G J_GG) dtheta_G - eta_G J_GD dtheta_D is off a differenced step of the generator."""
     game, seen = toy.trace.game, toy.trace.inputs(0)
     theta = toy.trace.theta().detach().clone()

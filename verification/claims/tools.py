@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from verification import bounds, judge
 from verification.bounds import Boxes, Constants
-from verification.drawn import examples, for_all
+from verification.bounds.certificate import Frame, next_radius
+from verification.dense_lqgan import LQGAN, SIGNS, Array, derivatives_of_f
+from verification.drawn_games import examples, for_all
 from verification.judge import at_most
 from verification.ledger import Number, Outcome, claim
-from verification.lqgan import LQGAN, SIGNS, Array, derivatives_of_f
 from verification.scalar import Known
 from verification.tally import CLEAR, ENOUGH, Tally, mended, never_violated
 
@@ -248,10 +249,10 @@ def _one_step(seed: int, size: float, spread: float) -> tuple[float, float, floa
     guess = size * rng.normal(size=4)
     matrix, jump = game.step_matrix(theta), game.row_jump_jacobians(theta)[0]
     third = SIGNS[:, None, None] * game.third(theta)
-    frame = bounds._Frame(np.eye(4), np.eye(4))
+    frame = Frame(np.eye(4), np.eye(4))
     alone = np.eye(1)
     given = (game, theta, matrix, jump[None], third, guess[None], np.array([spread]), frame, row, 10.0, alone)
-    radius = float(bounds._next_radius(*given)[0])
+    radius = float(next_radius(*given)[0])
     centre = matrix @ guess + game.row_jumps(theta)[0] + jump @ guess
     centre = centre - 0.5 * game.eta * np.einsum("abc,b,c->a", third, guess, guess)
 

@@ -12,57 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 import gan_influence as gi
-from verification import bounds, games
+from verification import bounds, toys
 from verification.bounds import Constants, EquilibriumShift, Rows
-from verification.claims.tnnls_3_influence import START, STEPS, central_differences
-from verification.drawn import Removals, examples, for_all, removals, rounding
+from verification.dense_lqgan import LQGAN, SIGNS, Array, aid, aid_limit, itd, moment_matching
+from verification.drawn_games import Removals, examples, for_all, removals, rounding
 from verification.judge import at_most, close, observed_order, relative, richardson, slope
 from verification.ledger import Curve, Number, Outcome, Plot, claim
-from verification.lqgan import LQGAN, Array, aid, aid_limit, itd, moment_matching
+from verification.table_v import Sample, constants_a_step, table_v
 from verification.tally import Tally, never_violated
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A run and the runs without some of its rows: (T + 1, 4) and, twice, (T + 1, J, 4)."""
-
-    game: LQGAN
-    rows: Rows
-    run: Array
-    removed: Array
-    influence: Array
-
-    @property
-    def errors(self) -> Array:
-        """|ITD - true influence|, (T + 1, J)."""
-        return np.linalg.norm(self.influence - (self.removed - self.run[:, None]), axis=-1)
-
-    @property
-    def scores(self) -> Array:
-        """|ITD|, (T + 1, J)."""
-        return np.linalg.norm(self.influence, axis=-1)
-
-
-def table_v(steps: int, rows: int) -> Sample:
-    """The LQGAN of Table V: 1000 rows of N(1, 1), eta = 0.01, lambda = 0, parameters started from N(0, 1)."""
-    rng = np.random.default_rng(0)
-    game = LQGAN(rng.normal(1.0, 1.0, 1000), rng.normal(size=1000))
-    start = rng.normal(size=4)
-    chosen = np.sort(rng.choice(1000, rows, replace=False))
-    run = game.train(start, steps)
-    return Sample(game, chosen, run, game.train(start, steps, game.without(chosen)), itd(game, run)[:, chosen])
-
-
-def constants_a_step(game: LQGAN, run: Array, removed: Array, rows: Rows) -> Constants:
-    """Constants on one box a step, t = 0 ... T."""
-    return bounds.constants(game, bounds.boxes_between(run, removed, 1), rows)
-
-
-def _first(c: Constants, count: int) -> Constants:
-    """The constants of the first boxes."""
-    names = ("sigma", "sigma_removed", "row_gradient", "row_curvature", "lipschitz", "jacobian_norm", "monotonicity")
-    return replace(c, **{name: getattr(c, name)[:count] for name in names})
-
 
 # (a) ------------------------------------------------------------------------------------------------
 
@@ -91,7 +48,7 @@ def direct_recursion(preset: str) -> Outcome:
         theorem.add(errors, printed, case.allowance)
         single.add(errors, direct, case.allowance)
         order.add(direct, printed * (1.0 + 1e-9), case.allowance)
-        local = _first(constants_a_step(game, case.run, case.removed, rows), steps)
+        local = constants_a_step(game, case.run, case.removed, rows).first(steps)
         norms = np.linalg.norm(game.step_matrix(case.run[:-1]), 2, axis=(1, 2))
         stepwise.add(errors, bounds.direct_recursion(local, steps, norms)[-1], case.allowance)
 
@@ -117,11 +74,11 @@ def _bounds_over_time(steps: int, rows: int) -> tuple[dict[int, float], dict[str
     c = constants_a_step(sample.game, sample.run, sample.removed, sample.rows)
     norms = np.linalg.norm(sample.game.step_matrix(sample.run[:-1]), 2, axis=(1, 2))
     times = sorted({2, 5, *range(10, steps + 1, 10)})
-    boxes = {t: _first(c, t + 1).worst() for t in times}
+    boxes = {t: c.first(t + 1).worst() for t in times}
     found = {
         "Theorem 1": np.array([bounds.theorem_1(boxes[t], t) for t in times]),
         "Corollary 1": np.array([_corollary_1(boxes[t], t) for t in times]),
-        "direct recursion": bounds.direct_recursion(_first(c, steps), steps, norms)[times],
+        "direct recursion": bounds.direct_recursion(c.first(steps), steps, norms)[times],
         "measured error": sample.errors[times],
     }
     relative = {name: np.median(value / sample.scores[times], axis=1) for name, value in found.items()}
@@ -155,14 +112,14 @@ def hinge_kinks(preset: str) -> Outcome:
     step h down to the distance of the nearest kink, below which order 2 and agreement return: ITD is the derivative,
     but says little about steps as large as a removal (h = 1). No paper's experiment uses the hinge; but the ReLU of
     ICLR's FCGAN has kinks, too, so that its experiments lie outside of the paper's own assumption."""
-    toy = games.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=START)
+    toy = toys.lqgan(rows=30, steps=20, lr=0.02, loss="hinge", start=toys.START)
     scores = gi.itd(toy.trace, toy.metric)
     j = int(scores.abs().argmax())
     exact = float(scores[j])
-    central = central_differences(toy, j, STEPS)
+    central = toys.central_differences(toy, j, toys.STEPS)
     ladder = np.abs(central - exact) / abs(exact)
     near = relative(richardson(central[6:9]), np.array(exact))
-    order = observed_order(STEPS[6:9], ladder[6:9])
+    order = observed_order(toys.STEPS[6:9], ladder[6:9])
     removal = float(gi.counterfactual(toy.trace, toy.metric, [[j]])[0])
     as_said = ladder[:5].min() > 0.05 and near < 1e-7 and abs(order - 2) < 0.2
     return Outcome(
@@ -173,11 +130,11 @@ def hinge_kinks(preset: str) -> Outcome:
         numbers={
             "score": exact,
             "true influence of the removal": removal,
-            f"relative error for h down to {STEPS[4]:.2g}, least": float(ladder[:5].min()),
-            f"order below h = {STEPS[6]:.1e}": order,
+            f"relative error for h down to {toys.STEPS[4]:.2g}, least": float(ladder[:5].min()),
+            f"order below h = {toys.STEPS[6]:.1e}": order,
             "extrapolated from there: relative error": near,
         },
-        plot=Plot("step h in w_j", "relative error", [Curve("hinge", STEPS.tolist(), ladder.tolist())]),
+        plot=Plot("step h in w_j", "relative error", [Curve("hinge", toys.STEPS.tolist(), ladder.tolist())]),
     )
 
 
@@ -578,7 +535,7 @@ def _order_left() -> tuple[float, Array, Array]:
     ends = game.train(run[0], 20, 1.0 - epsilons[:, None] * (1.0 - weights))[-1] - run[-1]
     first = second = np.zeros(4)
     for theta in run[:-1]:
-        bent = np.einsum("abc,b,c->a", bounds.SIGNS[:, None, None] * game.third(theta), first, first)
+        bent = np.einsum("abc,b,c->a", SIGNS[:, None, None] * game.third(theta), first, first)
         jump = game.row_jump_jacobians(theta)[2] @ first
         second = game.step_matrix(theta) @ second + jump - 0.5 * game.eta * bent
         first = game.step_matrix(theta) @ first + game.row_jumps(theta)[2]
@@ -715,8 +672,8 @@ def newton_before_aid(preset: str) -> Outcome:
     taken, numbers = {}, {}
     errors = []
     for seed in range(4 if preset == "standard" else 2):
-        toy = games.lqgan(rows=300, steps=200, lr=0.1, l2=(0.05, 0.05), seed=seed)
-        metric = games.ParameterMetric(torch.from_numpy(DIRECTION))
+        toy = toys.lqgan(rows=300, steps=200, lr=0.1, l2=(0.05, 0.05), seed=seed)
+        metric = toys.ParameterMetric(torch.from_numpy(DIRECTION))
         star = toy.twin.equilibrium(toy.thetas[-1])
         expected = aid_limit(toy.twin, star) @ DIRECTION
         truth = gi.counterfactual(toy.trace, metric, [[j] for j in range(10)]).numpy()
@@ -756,8 +713,8 @@ def stopping_rule(preset: str) -> Outcome:
         for _ in range(300):
             total, term = total + term, z.T @ term
             tally.add(float(np.linalg.norm(whole - total)), norm * float(np.linalg.norm(term)), 1e-12)
-    toy = games.lqgan(rows=40, steps=2000, lr=0.1, l2=(0.1, 0.1))
-    metric = games.ParameterMetric(torch.from_numpy(DIRECTION))
+    toy = toys.lqgan(rows=40, steps=2000, lr=0.1, l2=(0.1, 0.1))
+    metric = toys.ParameterMetric(torch.from_numpy(DIRECTION))
     exact = gi.aid(toy.trace, metric, solver="gmres").numpy()
     missed = {
         tol: relative(gi.aid(toy.trace, metric, terms=5000, tolerance=tol).numpy(), exact) for tol in (1e-2, 1e-5)

@@ -1,4 +1,4 @@
-"""Small games on which the claims are checked, and their dense twins."""
+"""Toys: small games that the core trains, on which the claims are checked, and their dense twins."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ import torch
 from torch import Tensor, nn
 
 import gan_influence as gi
-from verification.lqgan import LQGAN
+from gan_influence.adjoint import FieldGraph
+from gan_influence.metrics.metric import metric_values
+from gan_influence.state import State
+from gan_influence.step import states
+from verification.dense_lqgan import LQGAN
 
-__all__ = ["ParameterMetric", "Toy", "lqgan", "mlp", "twin"]
+__all__ = ["START", "STEPS", "ParameterMetric", "Toy", "central_differences", "core_jacobian", "lqgan", "mlp", "twin"]
+
+
+START = (0.6, 0.3, 0.2, -0.3)
+"""Where LQGAN trains stably with every loss at the same learning rate."""
+
+STEPS = 0.4 / 2.0 ** np.arange(0, 14)
+"""For :func:`central_differences`."""
 
 
 class ParameterMetric:
@@ -115,3 +126,21 @@ def _network(inputs: int, width: int, depth: int, outputs: int) -> nn.Module:
     sizes = [inputs, *([width] * depth)]
     hidden = [part for one, other in itertools.pairwise(sizes) for part in (nn.Linear(one, other), nn.Tanh())]
     return nn.Sequential(*hidden, nn.Linear(width, outputs)).double()
+
+
+def central_differences(toy: Toy, j: int, steps: np.ndarray) -> np.ndarray:
+    """-(E(w_j = 1 + h) - E(w_j = 1 - h)) / 2h for every h, all runs trained as one batch of models."""
+    shifts = torch.tensor(np.concatenate([steps, -steps]))
+    weights = toy.trace.weights.repeat(len(shifts), 1)
+    weights[:, j] += shifts
+    state = State(toy.trace.state(0).moving.repeat(len(shifts), 1, 1), {})
+    *_, (_, end) = states(toy.trace, state, weights, range(toy.trace.steps))
+    values = metric_values(toy.metric, toy.trace.game, end.moving[:, 0]).numpy()
+    return -(values[: len(steps)] - values[len(steps) :]) / (2 * steps)
+
+
+def core_jacobian(trace: gi.Trace) -> np.ndarray:
+    """J, from the core's products ``J^T e_k``."""
+    graph = FieldGraph(trace.game, trace.theta(), trace.inputs(0))
+    units: Tensor = torch.eye(trace.game.size, dtype=torch.float64)
+    return torch.stack([graph.transpose_product(unit) for unit in units]).numpy()

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from verification import bounds
 from verification.bounds import Constants
-from verification.lqgan import LQGAN, Array, itd
+from verification.dense_lqgan import LQGAN, Array, itd
 from verification.tally import Tally
 
 THIRD = 1.0 / (6.0 * np.sqrt(3.0))

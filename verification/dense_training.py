@@ -1,7 +1,7 @@
 """A dense reference for training as it is done: RMSProp and Adam, players in turn, minibatches, an averaged generator.
 
-LQGAN in closed form (:mod:`verification.lqgan`), in NumPy, for many games at once: each row weight its own game. A
-phase moves some of the four parameters, in TNNLS Appendix B-B's notation and with Adam's first moment m and bias
+LQGAN in closed form (:mod:`verification.dense_lqgan`), in NumPy, for many games at once: each row weight its own game.
+A phase moves some of the four parameters, in TNNLS Appendix B-B's notation and with Adam's first moment m and bias
 corrections beside it,
 
     q <- alpha q + (1 - alpha) v^2,  m <- beta m + (1 - beta) v,  theta <- theta - eta m / (sqrt(q) + delta)
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 import gan_influence as gi
-from verification.lqgan import LQGAN, Array
+from verification.dense_lqgan import LQGAN, Array
 
 __all__ = ["EXACT", "Batch", "Rule", "Run", "Shortcut", "batches", "influence", "train"]
 
