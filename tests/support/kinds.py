@@ -38,7 +38,8 @@ class Rule(NamedTuple):
         state = self.torchs(list(module.named_parameters())).state_dict()
         held = {theirs: named(module, memory[ours].detach()) for ours, theirs in self.buffers.items()}
         counted = {} if set(held) <= {"momentum_buffer"} else {"step": torch.tensor(float(taken))}
-        keys = [pair for group in state["param_groups"] for pair in zip(group["params"], group["param_names"])]
+        groups = state["param_groups"]
+        keys = [pair for group in groups for pair in zip(group["params"], group["param_names"], strict=True)]
         of_each = {k: {**{buffer: own[name] for buffer, own in held.items()}, **counted} for k, name in keys}
         return {**state, "state": of_each if held else {}}
 
@@ -404,7 +405,9 @@ def r1_lazy() -> Kind:
     )
 
 
-@kind(both_copies_of_a_row_score_the_same_by_aid="AID's last block would be one row, and BatchNorm takes no batch of one")
+@kind(
+    both_copies_of_a_row_score_the_same_by_aid="AID's last block would be one row, and BatchNorm takes no batch of one"
+)
 def batch_norm_in_the_generator() -> Kind:
     generator = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
     return Kind(**pair(players={"generator": generator, "discriminator": net(2, 4, 1)}, update="alternating"))
@@ -483,13 +486,12 @@ def dropout() -> Kind:
 
 
 @kind()
-def dcgan() -> Kind:
-    modules = gi.models.dcgan(channels=2, image_size=8, latent_size=3, dtype=torch.get_default_dtype(), seed=0)
+def convolutional() -> Kind:
+    """Of the layers whose second derivatives are written out."""
+    between = lambda: (gi.nn.Sigmoid(), gi.nn.ImageNorm(2))  # noqa: E731
+    begin, end = gi.nn.Deconvolution(3, 2, 2), gi.nn.Deconvolution(2, 1, 2)
+    generator = nn.Sequential(nn.Unflatten(1, (3, 1, 1)), begin, *between(), end, nn.Tanh())
+    look = nn.Sequential(gi.nn.Convolution(1, 2, 2), *between(), nn.Flatten(), nn.Linear(8, 1))
     return Kind(
-        **pair(
-            players=dict(zip(("generator", "discriminator"), modules, strict=True)),
-            data=drawn(1, N, 1, 8, 8).tanh(),
-            metric=squares(drawn(2, 3, 3)),
-            rule="adam",
-        )
+        **pair(players={"generator": generator, "discriminator": look}, data=drawn(1, N, 1, 3, 3).tanh(), rule="adam")
     )
