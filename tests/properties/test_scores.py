@@ -238,12 +238,16 @@ def test_a_row_of_weight_zero_has_no_influence(kind):
 @each_kind
 def test_several_stops_are_each_run_that_ends_there(kind):
     of, trace = known(kind)
-    stops = [5, 8, 6, 5]
-    by_itd, truth = gi.itd(trace, of.metric, at=stops), gi.counterfactual(trace, of.metric, [[0], [3, 7]], at=stops)
+    stops, removals = [5, 8, 0, 6, 5], [[0], [3, 7]]
+    by_itd, truth = gi.itd(trace, of.metric, at=stops), gi.counterfactual(trace, of.metric, removals, at=stops, chunk=1)
     for k, stop in enumerate(stops):
+        if stop == 0:
+            assert by_itd[..., k, :].eq(0).all()
+            assert truth[..., k, :].eq(0).all()
+            continue
         alone = of.train(stop)
         close(by_itd[..., k, :], gi.itd(alone, of.metric))
-        close(truth[..., k, :], gi.counterfactual(alone, of.metric, [[0], [3, 7]]), rtol=1e-7)
+        close(truth[..., k, :], gi.counterfactual(alone, of.metric, removals), rtol=1e-7)
 
 
 @each_kind
@@ -334,7 +338,7 @@ def test_single_precision_agrees(kind):
     single = made(kind, torch.float32)
     other = single.train()
     assert other.theta().dtype == torch.float32
-    exact, rounded = everything(trace, of.metric), everything(other, single.metric)
-    for one, expected in zip(rounded[2:], exact[2:], strict=True):
-        assert one.dtype == torch.float32
-        close(one.double(), expected, rtol=1e-2)
+    scores = (scored(run, metric, [[0], [3, 7]]) for run, metric in ((trace, of.metric), (other, single.metric)))
+    for exact, rounded, rtol in zip(*scores, (1e-3, 1e-3, 1e-2), strict=True):
+        assert rounded.dtype == torch.float32
+        close(rounded.double(), exact, rtol)
