@@ -280,12 +280,14 @@ def everything(trace, metric):
     return [*trace.state(), *scored(trace, metric, [[0], [3, 7]])]
 
 
+@pytest.mark.bits
 @each_kind
 def test_the_same_seed_gives_the_same_bits(kind):
     (of, trace), again = known(kind), made(kind)
     assert same_bits(everything(again.train(), again.metric), everything(trace, of.metric))
 
 
+@pytest.mark.bits
 @each_kind
 def test_recorded_steps_give_the_bits_of_eager_ones(kind, monkeypatch):
     of, trace = known(kind)  # too short to be recorded
@@ -295,6 +297,7 @@ def test_recorded_steps_give_the_bits_of_eager_ones(kind, monkeypatch):
     assert same_bits(gi.itd(recorded, of.metric), gi.itd(trace, of.metric))
 
 
+@pytest.mark.bits
 @each_kind
 @pytest.mark.parametrize("keep_graphs", [False, True], ids=["twice", "graphs-kept"])
 def test_checkpointed_runs_give_the_bits_of_full_ones(kind, keep_graphs):
@@ -306,6 +309,7 @@ def test_checkpointed_runs_give_the_bits_of_full_ones(kind, keep_graphs):
         assert same_bits(estimator(checkpointed, of.metric), estimator(trace, of.metric))
 
 
+@pytest.mark.bits
 @each_kind
 def test_a_run_that_is_read_from_a_file_is_the_run(kind, tmp_path):
     of, trace = known(kind)
@@ -342,3 +346,7 @@ def test_single_precision_agrees(kind):
     for exact, rounded, rtol in zip(*scores, (1e-3, 1e-3, 1e-2), strict=True):
         assert rounded.dtype == torch.float32
         close(rounded.double(), exact, rtol)
+
+
+def test_what_a_kind_lacks_is_one_of_these_properties():
+    assert {f"test_{name}" for lacks in LACKS.values() for name in lacks} <= globals().keys()
