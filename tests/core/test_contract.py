@@ -174,15 +174,11 @@ def test_noise_and_latents_have_streams_of_their_own():
 # ------------------------------------------------------------------------------------------- files, what is watched
 
 
-def test_a_run_that_is_read_from_a_file_is_the_run(tmp_path):
+def test_a_file_of_another_run_and_a_damaged_one_are_refused(tmp_path):
     problem = minibatch_mlp()
     trace = problem.train(10, optimizer=gi.Adam(0.01), ema_decay=0.9)
     trace.save(tmp_path / "run.pt")
     given = problem.game(), problem.data, problem.schedule, gi.Adam(0.01)
-    again = gi.load_trace(tmp_path / "run.pt", *given, ema_decay=0.9)
-    assert same_bits(again.states, trace.states)
-    assert same_bits(gi.itd(again, problem.metric()), gi.itd(trace, problem.metric()))
-    assert same_bits(gi.retrain(again, [1]).states, gi.retrain(trace, [1]).states)
     with pytest.raises(ValueError, match=r"holds another run, which differs in .*ema_decay was 0.9, is None"):
         gi.load_trace(tmp_path / "run.pt", *given)
     content = (tmp_path / "run.pt").read_bytes()

@@ -57,16 +57,6 @@ def test_removals_that_do_not_fit_in_memory_together_are_chunked(monkeypatch):
     torch.testing.assert_close(gi.counterfactual(trace, problem.metric(), REMOVALS), whole, rtol=0, atol=1e-13)
 
 
-@each_game
-def test_at_equals_separate_runs(make):
-    problem, stops = make(), [12, 4, 0, 9]
-    truth = gi.counterfactual(problem.train(15), problem.metric(), REMOVALS, at=stops, chunk=2)
-    assert truth.shape == (4, 5)
-    for row, stop in zip(truth, stops, strict=True):
-        expected = one_by_one(problem, problem.train(stop), REMOVALS)
-        torch.testing.assert_close(row, expected, rtol=0, atol=1e-12)
-
-
 def test_no_removals_give_no_influence():
     problem = lqgan()
     trace = problem.train(3)
@@ -101,15 +91,6 @@ def test_retraining_the_last_steps_starts_from_the_factual_state():
     assert same_bits(retrained.state(5), trace.state(5))
     assert not same_bits(retrained.state(6), trace.state(6))
     assert same_bits(gi.retrain(trace, [], last=4).state(9), trace.state(9))
-
-
-@pytest.mark.bits
-def test_removing_a_row_whose_weight_is_zero_changes_nothing():
-    problem = mlp()
-    trace = gi.retrain(problem.train(12), [3])
-    truth = gi.counterfactual(trace, problem.metric(), [[3], [4]])
-    assert truth[0] == 0
-    assert truth[1] != 0
 
 
 def test_minibatch_training_equals_the_hand_written_loop():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.games import textbook_adam, textbook_sgd
-from support.unrolled import Plain, unrolled
+from support.unrolled import cycle_of, gan, gradient_penalty, measured, unrolled
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
@@ -27,35 +27,6 @@ def smooth_sign(theta, gradient, memory, k):
     return theta - 0.01 * torch.tanh(10 * memory["m"])
 
 
-def gan(real, fake, generator, of_discriminator=None):
-    """A GAN's cost, written out: D on rows, D on what is generated, and a term more."""
-
-    def cost(players, batch):
-        rows, rest = {}, {}
-        if "discriminator" in players.moving:
-            rows["discriminator"] = real(players.discriminator(batch.rows)[:, 0])
-        generated = players.generator(batch.latents)
-        logits = players.discriminator(generated)[:, 0]
-        if "generator" in players.moving:
-            rest["generator"] = generator(logits).mean()
-        if "discriminator" in players.moving:
-            rest["discriminator"] = fake(logits).mean()
-            if of_discriminator is not None:
-                rest["discriminator"] = rest["discriminator"] + of_discriminator(players, batch, generated)
-        return rows, rest
-
-    return cost
-
-
-def gradient_penalty(players, batch, generated):
-    """10 (|slope| - 1)^2 between a row and a generated one, by a second graph."""
-    share = batch.noise[:, None]
-    between = share * batch.rows + (1 - share) * generated
-    between = between if between.requires_grad else between.requires_grad_()
-    (slope,) = torch.autograd.grad(players.discriminator(between).sum(), between, create_graph=True)
-    return (10 * (slope.norm(dim=1) - 1).square()).mean()
-
-
 NON_SATURATING = gan(lambda a: softplus(-a), softplus, lambda a: softplus(-a))
 COSTS = {  # of the short forms; the others' are in the examples
     "WGAN-GP, five steps of the critic": gan(lambda a: -a, lambda a: a, lambda a: -a, gradient_penalty),
@@ -74,14 +45,6 @@ MOVES = {
 }
 
 
-def cycle(update, names):
-    if update == "simultaneous":
-        return [[names]]
-    if update == "alternating":
-        return [[[name] for name in reversed(names)]]  # of the short form, which moves the discriminator first
-    return [[[entry] if isinstance(entry, str) else entry] for entry in update]
-
-
 def built(title):
     made = {}
     exec(re.search(r"```python\n(.*?)```", START, re.S)[1] + BLOCKS[title], made)
@@ -98,24 +61,18 @@ def plain(title, made, batches, weights):
     players, game = made["players"], made["game"]
     moves = MOVES.get(title, textbook_sgd(0.1))
     cost = COSTS.get(title) or (lambda players, batch: tuple(made["cost"](players, batch)))
-    at, buffers = unrolled(
+    run = unrolled(
         players,
         cost,
         made["data"],
         batches,
         STEPS,
         moves if isinstance(moves, dict) else dict.fromkeys(players, moves),
-        cycle(made["update"], list(players)),
+        cycle_of(made["update"], list(players)),
         weights,
         l2={name: rate for name, rate in game.l2.items() if rate},
     )
-    modes = [module.training for module in players.values()]
-    for module in players.values():
-        module.eval()
-    value = made["metric"](Plain(players, at, buffers, frozenset(players)))
-    for module, mode in zip(players.values(), modes, strict=True):
-        module.train(mode)
-    return value, torch.cat(list(at.values()))
+    return measured(made["metric"], players, run.at, run.buffers), torch.cat(list(run.at.values()))
 
 
 def test_every_example_is_at_most_25_lines():

@@ -40,15 +40,6 @@ def test_itd_equals_gradient_of_unrolled_training_past_the_recorded_step():
     assert relative_error(scores, unrolled_scores(problem, 150)) < 1e-12
 
 
-@each_game
-def test_itd_equals_gradient_of_unrolled_minibatch_training(make):
-    problem = make()
-    shape = problem.schedule(0).latents.shape[1:]
-    problem = problem.but(schedule=EpochBatches(len(problem.data), 5, shape, seed=3))
-    scores = gi.itd(problem.train(STEPS), problem.metric())
-    assert relative_error(scores, unrolled_scores(problem, STEPS)) < 1e-12
-
-
 def test_rows_that_no_batch_used_score_zero():
     problem = lqgan()
     problem = problem.but(schedule=EpochBatches(len(problem.data), 5, (1,), seed=3))
@@ -94,17 +85,6 @@ def test_finite_differences_in_a_rows_weight_converge_to_the_score_at_second_ord
     assert all(1.8 < order < 2.2 for order in orders), orders
     extrapolated = (4 * slopes[-1] - slopes[-2]) / 3
     assert abs(extrapolated - score) < 1e-4 * abs(slopes[0] - score)
-
-
-@each_game
-def test_at_equals_separate_runs(make):
-    problem, metric = make(), make().metric()
-    stops = [3, 7, 0, 5, 3]
-    together = gi.itd(problem.train(9), metric, at=stops)
-    assert together.shape == (5, len(problem.data))
-    for scores, stop in zip(together, stops, strict=True):
-        alone = gi.itd(problem.train(stop), metric)
-        assert (scores - alone).norm() <= 1e-13 * alone.norm()
 
 
 def test_damping_is_l2_on_both_players_along_the_same_states():

@@ -136,24 +136,6 @@ def test_batch_norm_with_running_statistics_is_a_module_like_any_other():
     assert relative_error(gi.itd(trace, problem.metric()), truth) < 0.2
 
 
-def test_float32_works_throughout():
-    problem = mlp()
-    players = [copy.deepcopy(module).float() for module in (problem.generator, problem.discriminator)]
-    metric = gi.metrics.AverageLogLikelihood(problem.reference.float(), problem.fresh.float(), bandwidth=0.8)
-    schedule = gi.FullBatch(problem.schedule(0).latents.float())
-    trace = gi.train(gi.Game(*players), problem.data.float(), schedule, 20, gi.SGD(0.1))
-    double = problem.train(20)
-    for score in (
-        gi.itd,
-        lambda *of: gi.aid(*of, terms=20),
-        lambda *of: gi.aid(*of, solver="gmres", damping=0.5),
-        lambda *of: gi.counterfactual(*of, [[1], [2, 3]]),
-    ):
-        single = score(trace, metric)
-        assert single.dtype == torch.float32
-        assert relative_error(single.double(), score(double, problem.metric())) < 5e-3
-
-
 def test_a_linear_layer_is_trained_on_any_instance_shape():
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (2, 3))).double()

@@ -351,46 +351,11 @@ def test_counterfactuals_equal_hand_written_retraining(kind):
     assert truth[:3].ne(0).all()
 
 
-@pytest.mark.bits
-@each_kind
-def test_checkpointed_runs_have_the_same_bits(kind, tmp_path):
-    of = task(kind)
-    full = gi.itd(of.train(9), of.metric())
-    for keep_graphs in (False, True):
-        kept = of.train(9, memory=gi.Checkpoint(every=4, folder=tmp_path, keep_graphs=keep_graphs))
-        assert same_bits(gi.itd(kept, of.metric()), full)
-
-
 def test_other_targets_are_another_run(tmp_path):
     of, checkpoint = task("cross-entropy"), gi.Checkpoint(folder=tmp_path)
     of.train(4, memory=checkpoint)
     with pytest.raises(ValueError, match=r"differs in data was [^;]*\. Give each run a folder"):
         of.but(targets=2 - of.targets).train(4, memory=checkpoint)
-
-
-@pytest.mark.bits
-@pytest.mark.parametrize("optimizer", [gi.SGD(0.1), gi.Adam(0.01)])
-def test_long_runs_have_the_bits_of_the_eager_ones(optimizer, monkeypatch):
-    of = task("cross-entropy", schedule=gi.Minibatches(N, 7, seed=3))
-    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 5)
-
-    def run():
-        trace = of.train(12, optimizer)
-        return trace.states, gi.itd(trace, of.metric()), gi.counterfactual(trace, of.metric(), [[1], [2, 3]])
-
-    recorded = run()
-    monkeypatch.setattr("gan_influence.replay.recorded._EAGER_CALLS", 10**9)
-    for one, other in zip(recorded, run(), strict=True):
-        assert same_bits(one, other)
-
-
-def test_in_single_precision_scores_agree_to_single_precision():
-    of = task("cross-entropy")
-    expected = gi.itd(of.train(7), of.metric())
-    single = of.but(model=perceptron(3)[0].float(), inputs=INPUTS.float(), test=(of.test[0].float(), of.test[1]))
-    scores = gi.itd(single.train(7), single.metric())
-    assert scores.dtype == torch.float32
-    assert relative_error(scores.double(), expected) < 1e-4
 
 
 def test_a_model_goes_by_its_name():

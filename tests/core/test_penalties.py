@@ -524,8 +524,8 @@ def metric(players):
 def run_in_plain_torch(modules, penalty, steps, weights):
     groups = [[["discriminator"], ["generator"]]]
     moves = dict.fromkeys(modules, textbook_sgd(0.1))
-    at, _ = unrolled(copy.deepcopy(modules), plain_cost(penalty), DATA, SCHEDULE, steps, moves, groups, weights)
-    return torch.cat([at["generator"], at["discriminator"]])
+    run = unrolled(copy.deepcopy(modules), plain_cost(penalty), DATA, SCHEDULE, steps, moves, groups, weights)
+    return torch.cat([run.at["generator"], run.at["discriminator"]])
 
 
 def measured(modules, theta):

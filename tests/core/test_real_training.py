@@ -400,37 +400,6 @@ def test_a_longer_sweep_through_adam_equals_gradient_of_unrolled_training(order)
     assert relative_error(scores, textbook_scores(problem, 30, OPTIMIZERS["adam"][1], order, 0.9)) < 1e-10
 
 
-def single(problem):
-    """The same game with its parameters, data and metric rounded to float32."""
-    players = [type(player)(*player).float() for player in (problem.generator, problem.discriminator)]
-    return problem.but(
-        generator=players[0],
-        discriminator=players[1],
-        data=problem.data.float(),
-        reference=problem.reference.float(),
-        fresh=problem.fresh.float(),
-    )
-
-
-@each_order
-@pytest.mark.parametrize("name", FEW)
-def test_in_single_precision_scores_agree_to_single_precision(name, order):
-    double = minibatch_mlp()
-    expected = gi.itd(train(double, name, order, 0.9), double.metric())
-    problem = single(minibatch_mlp())
-    trace = train(problem, name, order, 0.9)
-    scores = gi.itd(trace, problem.metric())
-    assert trace.theta().dtype == scores.dtype == torch.float32
-    assert relative_error(scores.double(), expected) < 1e-3
-    truth = gi.counterfactual(trace, problem.metric(), [[3], [11, 7]])
-    torch.testing.assert_close(
-        truth.double(),
-        gi.counterfactual(train(double, name, order, 0.9), double.metric(), [[3], [11, 7]]),
-        rtol=1e-2,
-        atol=1e-5,
-    )
-
-
 def test_the_textbooks_gradient_descent_is_that_of_the_other_tests():
     problem = minibatch_mlp()
     assert relative_error(textbook_scores(problem, 5, textbook_sgd(0.1)), unrolled_scores(problem, 5)) < 1e-13
