@@ -314,8 +314,7 @@ def test_checkpointed_runs_give_the_bits_of_full_ones(kind, keep_graphs):
 def test_a_run_that_is_read_from_a_file_is_the_run(kind, tmp_path):
     of, trace = known(kind)
     trace.save(tmp_path / "run.pt")
-    options = {"update": of.update, "ema_decay": of.decay or None}
-    again = gi.load_trace(tmp_path / "run.pt", of.game, of.data, of.schedule, RULES[of.rule].ours, **options)
+    again = gi.load_trace(tmp_path / "run.pt", of.game, of.data, of.schedule, RULES[of.rule].ours, **of.options)
     assert same_bits(everything(again, of.metric), everything(trace, of.metric))
 
 

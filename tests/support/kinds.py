@@ -147,10 +147,13 @@ class Kind:
         looks = [any(name in self.looking for group in entry for name in group) for entry in self.cycle]
         return self.schedule.at(t, sum(looks[s % len(looks)] for s in range(t)))
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"update": self.update, "ema_decay": self.decay or None, "average_buffers": "copy"}
+
     def train(self, steps: int = STEPS, **changes: Any) -> gi.Trace:
         given = {"game": self.game, "data": self.data, "schedule": self.schedule, "weights": self.weights} | changes
-        options = {"optimizer": RULES[self.rule].ours, "update": self.update, "ema_decay": self.decay or None}
-        return gi.train(steps=steps, **options, **given)
+        return gi.train(steps=steps, optimizer=RULES[self.rule].ours, **self.options, **given)
 
 
 OUT = 4  # the row of weight 0
