@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gan_influence import trees
 from gan_influence.batch import Inputs
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.divergence import DivergenceError
 from gan_influence.graphs import nodes
@@ -103,8 +103,7 @@ def counterfactuals(
     """
     if at is not None and last is not None:
         raise ValueError("give either last or at, not both")
-    if chunk is not None and (not is_whole(chunk) or chunk < 1):
-        raise ValueError(f"chunk must be a number of models >= 1, got {chunk!r}")
+    check(chunk is None or (is_whole(chunk) and chunk >= 1), "chunk", "a number of models >= 1", chunk)
     runs = _Runs(traces)
     rows = [_checked(of_run, trace) for of_run, trace in zip(removals, traces, strict=True)]
     if len({len(of_run) for of_run in rows}) > 1:

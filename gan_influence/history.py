@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gan_influence import trees
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.state import State
 
 __all__ = ["Checkpoint", "DamagedFileError", "Folder", "History", "digest", "open_folder"]
@@ -45,8 +45,8 @@ class Checkpoint:
     keep_graphs: bool = False
 
     def __post_init__(self) -> None:
-        if self.every is not None and (not is_whole(self.every) or self.every < 1):
-            raise ValueError(f"every must be a number of steps >= 1, or None for about sqrt(T), got {self.every!r}")
+        holds = self.every is None or (is_whole(self.every) and self.every >= 1)
+        check(holds, "every", "a number of steps >= 1, or None for about sqrt(T)", self.every)
 
 
 def digest(*tensors: Tensor) -> str:

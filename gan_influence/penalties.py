@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence import trees
-from gan_influence.checks import is_real, is_whole
+from gan_influence.checks import check, is_real, is_whole
 from gan_influence.costs import Costs, mean
 from gan_influence.players import logits
 from gan_influence.trees import Tree
@@ -149,8 +149,7 @@ class GradientPenalty(_OfDiscriminator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not is_real(self.target) or self.target < 0:
-            raise ValueError(f"GradientPenalty's target must be a number >= 0, got {self.target!r}")
+        check(is_real(self.target) and self.target >= 0, "GradientPenalty's target", "a number >= 0", self.target)
 
     def terms(self, players: Any, batch: Any, generated: Tree = None) -> Float[Tensor, " rows"]:
         between = _interpolated(batch, _generated(players, batch, generated))
@@ -377,14 +376,13 @@ def _noise(batch: Any, name: str, needed: str) -> Tensor:
 
 
 def _check(penalty: Any, weight: Any, every: Any) -> None:
-    if not is_real(weight) or weight <= 0:
-        raise ValueError(f"{type(penalty).__name__}'s weight must be a finite number > 0, got {weight!r}")
+    check(is_real(weight) and weight > 0, f"{type(penalty).__name__}'s weight", "a finite number > 0", weight)
     _check_every(penalty, every)
 
 
 def _check_every(penalty: Any, every: Any) -> None:
-    if not is_whole(every) or every < 1:
-        raise ValueError(f"{type(penalty).__name__}'s every must be a whole number of steps >= 1, got {every!r}")
+    name = f"{type(penalty).__name__}'s every"
+    check(is_whole(every) and every >= 1, name, "a whole number of steps >= 1", every)
 
 
 def _check_period(penalty: Penalty, players: Any) -> None:

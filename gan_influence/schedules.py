@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gan_influence import trees
 from gan_influence.batch import Batch
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.trees import Tree
 
 __all__ = ["Draw", "FullBatch", "Minibatches", "RecordedBatches", "Schedule", "rows"]
@@ -106,23 +106,20 @@ class Minibatches:
     noise: Draw | None = None
 
     def __post_init__(self) -> None:
-        if not is_whole(self.size) or self.size < 1:
-            raise ValueError(f"size must be the number of training rows, at least 1, got {self.size!r}")
-        if not is_whole(self.batch_size) or not 1 <= self.batch_size <= self.size:
-            raise ValueError(f"batch_size must lie between 1 and size = {self.size}, got {self.batch_size!r}")
-        if self.latent_shape is not None:
-            shape = tuple(self.latent_shape) if isinstance(self.latent_shape, tuple | list) else (None,)
-            if not all(is_whole(length) and length >= 1 for length in shape):
-                raise ValueError(
-                    f"latent_shape must be a tuple of lengths >= 1, such as (10,), got {self.latent_shape!r}"
-                )
-            object.__setattr__(self, "latent_shape", shape)
+        size, batch_size, shape, seed, dtype = self.size, self.batch_size, self.latent_shape, self.seed, self.dtype
+        check(is_whole(size) and size >= 1, "size", "the number of training rows, at least 1", size)
+        if not is_whole(batch_size) or not 1 <= batch_size <= size:
+            raise ValueError(f"batch_size must lie between 1 and size = {size}, got {batch_size!r}")
+        if shape is not None:
+            lengths = tuple(shape) if isinstance(shape, tuple | list) else (None,)
+            are_lengths = all(is_whole(length) and length >= 1 for length in lengths)
+            check(are_lengths, "latent_shape", "a tuple of lengths >= 1, such as (10,)", shape)
+            object.__setattr__(self, "latent_shape", lengths)
             if self.latents is not None:
                 raise ValueError("give either latent_shape, for N(0, 1), or latents, a draw of your own")
-        if not is_whole(self.seed) or not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
-        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
-            raise ValueError(f"dtype must be a floating-point data type, got {self.dtype!r}")
+        check(is_whole(seed) and 0 <= seed < 2**64, "seed", "a whole number from 0 to 2^64 - 1", seed)
+        is_type = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+        check(is_type, "dtype", "a floating-point data type", dtype)
 
     @property
     def steps_per_epoch(self) -> int:

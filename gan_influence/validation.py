@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check_whole, is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
 from gan_influence.metrics.metric import Measurable, metric_value
 from gan_influence.surroundings import undisturbed
@@ -131,10 +131,8 @@ def validate(
         (True, False)
     """
     given = _checked_scores(scores, trace)
-    if not is_whole(seed) or seed < 0:
-        raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
-    if not is_whole(replicas) or replicas < 1:
-        raise ValueError(f"replicas must be a whole number >= 1, got {replicas!r}")
+    check_whole("seed", seed, 0)
+    check_whole("replicas", replicas)
     chosen = _chosen(rows, _with_influence(trace, trace.window(last)), seed, trace.size)
 
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.optimizers.checks import check_optimizer
-from gan_influence.optimizers.protocol import LearningRate, Optimizer, fitted
+from gan_influence.optimizers.protocol import LearningRate, Optimizer, check_optimizer, fitted
 from gan_influence.optimizers.rates import rate_at
 
 __all__ = ["BoundGroups", "Groups"]

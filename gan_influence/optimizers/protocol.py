@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LearningRate", "Optimizer", "fitted"]
+__all__ = ["LearningRate", "Optimizer", "check_optimizer", "fitted"]
 
 LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
@@ -49,6 +49,12 @@ class Optimizer(Protocol):
         tensor: what depends on it must be computed with torch.
         """
         ...
+
+
+def check_optimizer(what: str, optimizer: object) -> None:
+    """Does this follow the protocol?"""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{what} must be an optimiser such as SGD(lr=0.01), got {optimizer!r}")
 
 
 def fitted(optimizer: Optimizer, names: Sequence[str], shapes: Sequence[torch.Size]) -> Optimizer:

@@ -15,10 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, check_positive, is_whole
 from gan_influence.progress import shown
-from gan_influence.solvers.checks import check_scale, check_terms, check_tolerance
-from gan_influence.solvers.gmres import Product
+from gan_influence.solvers.gmres import Product, check_tolerance
 from gan_influence.solvers.inverse_norm import inverse_norm
 from gan_influence.solvers.protocol import Operator, Solution, row
 from gan_influence.surroundings import callers_level
@@ -54,25 +53,31 @@ class Neumann:
     rowwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_terms(self.terms)
-        check_scale(self.scale)
+        counts = tuple(self.terms) if isinstance(self.terms, Sequence | np.ndarray) else (self.terms,)
+        holds = bool(counts) and all(is_whole(count) and count >= 1 for count in counts)
+        check(holds, "terms", "a whole number >= 1, or several", self.terms)
+        if self.scale is not None:
+            check_positive("scale", self.scale)
         check_tolerance(self.tolerance)
         if self.tolerance is not None and not is_whole(self.terms):
             raise ValueError(
                 f"a series that ends at tolerance={self.tolerance:g} has no other ends: give one number of terms, the "
                 f"most that it may take, got {self.terms!r}"
             )
-        if isinstance(self.terms, Sequence | np.ndarray):
-            object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "terms", self.terms if is_whole(self.terms) else counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of terms that are read off."""
+        return self.terms if isinstance(self.terms, tuple) else (self.terms,)
 
     def solve(self, operator: Operator, b: Float[Tensor, "k d"], *, progress: bool = False) -> Solution:
         """See :class:`gan_influence.solvers.Solver`."""
         eta = operator.eta if self.scale is None else b.new_full(b.shape[-1:], self.scale)
-        counts = _counts(self.terms)
         if self.tolerance is not None:
-            return _within(self.tolerance, operator, b, eta, counts[0], progress)
-        w, products, told = _cut_off(operator, b, eta, counts, progress)
-        w = w if isinstance(self.terms, Sequence) else w[0]
+            return _within(self.tolerance, operator, b, eta, self.counts[0], progress)
+        w, products, told = _cut_off(operator, b, eta, self.counts, progress)
+        w = w if isinstance(self.terms, tuple) else w[0]
         return Solution(eta * w, products, None, w.isfinite().all(-1) if told else None, told)
 
 
@@ -85,7 +90,7 @@ def _terms(operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"]
 
 
 def _cut_off(
-    operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], counts: list[int], progress: bool
+    operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], counts: Sequence[int], progress: bool
 ) -> tuple[Float[Tensor, "counts k d"], int, str]:
     """``sum_{m<M} Z_m^T ... Z_1^T b`` for each M of ``counts``, from one series; its products; and if it overflowed."""
     most = max(counts)
@@ -214,7 +219,3 @@ def _warn_of_divergence(
             RuntimeWarning,
             stacklevel=callers_level(),
         )
-
-
-def _counts(terms: int | Sequence[int]) -> list[int]:
-    return list(terms) if isinstance(terms, Sequence) else [terms]
