@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from gan_influence.progress import shown
 from gan_influence.stacking import stacks
 from gan_influence.state import State
 from gan_influence.step import states
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
@@ -247,11 +246,7 @@ def _in_parts(
                     ) from error
             # Only here, after the handler, are the failed attempt's tensors gone.
             size = -(-len(part) // 2)
-            warnings.warn(
-                f"{len(part)} models at once do not fit in memory: going on with {size}",
-                RuntimeWarning,
-                stacklevel=callers_level(),
-            )
+            warn(f"{len(part)} models at once do not fit in memory: going on with {size}")
             parts = _parts([k for waiting in parts for k in waiting], begins, stop, size)
             bar.update(done - bar.n)
             bar.total = done + _steps(parts, begins, stop)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from gan_influence.progress import shown
 from gan_influence.solvers.gmres import Product, check_tolerance
 from gan_influence.solvers.inverse_norm import inverse_norm
 from gan_influence.solvers.protocol import Operator, Solution, row
-from gan_influence.surroundings import callers_level
+from gan_influence.surroundings import warn
 
 __all__ = ["Neumann"]
 
@@ -212,10 +211,8 @@ def _warn_of_divergence(
     large = terms * last.double() > 2 * whole.double()
     if terms >= _CUT_OFF and large.any():
         k = int(large.nonzero()[0])
-        warnings.warn(
+        warn(
             f"AID's series does not converge at {operator.where(large)}: the last of its {terms} terms has norm "
             f"{last[k]:.2g}, their sum {whole[k]:.2g}. The scores depend on the number of terms: add damping, take a "
-            'smaller scale, or solver="gmres" for the limit; and ask gi.validate(trace, metric, scores)',
-            RuntimeWarning,
-            stacklevel=callers_level(),
+            'smaller scale, or solver="gmres" for the limit; and ask gi.validate(trace, metric, scores)'
         )
