@@ -219,7 +219,8 @@ class _Watched(Players):
                 call()
             except (RuntimeError, IndexError) as error:
                 raise ValueError(_not_accepted(player, inputs, error)) from error
-            player.writes_inputs |= any([_is_written(*of_leaf) for of_leaf in zip(given, noted, strict=True)])
+            written = [_is_written(*of_leaf) for of_leaf in zip(given, noted, strict=True)]  # each is put back
+            player.writes_inputs |= any(written)
             module, held = player.module, player.held
             player.held = tuple(
                 name for name in buffers if name in held or _is_written(module.get_buffer(name), buffers[name])
@@ -588,9 +589,7 @@ def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
         generated = players.generator(inputs.latents)
         outputs = players.discriminator(generated.detach())
     if _ends_in(outputs) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
-        warn(
-            "the discriminator ends in a sigmoid, but the loss takes logits and has a sigmoid of its own: leave it out"
-        )
+        warn("the discriminator ends in a sigmoid, but the loss takes logits and has one of its own: leave it out")
     low, high = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}.get(_ends_in(generated), (-torch.inf, torch.inf))
     least, most = float(inputs.rows.min()), float(inputs.rows.max())
     room = 10 * (high - low)  # standardised data reach a few deviations, which a Tanh is at times asked for
