@@ -78,7 +78,7 @@ def _check_pairs(game: Game, data: Tree) -> None:
         raise TypeError(
             f"the data of a one-player game is a pair of tensors (inputs, targets), got {type(data).__name__}"
         )
-    inputs, targets = trees.first_leaf(data[0]), data[1]
+    inputs, targets = trees.leaves(data[0])[0], data[1]
     if targets.ndim == 0 or inputs.ndim == 0 or len(inputs) != len(targets):
         raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
     if targets.is_floating_point() and not targets.isfinite().all():

@@ -17,11 +17,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    relu,
-)
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu
 from torch.nn.functional import softplus as _softplus_of_torch
 
 __all__ = [

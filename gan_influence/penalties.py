@@ -336,7 +336,7 @@ def _interpolated(batch: Any, generated: Tree) -> Tree:
     e = _noise(batch, "interpolation", needed)
     if e.ndim == 0 or len(e) != n or e.numel() != n:
         raise ValueError(f"{needed}, got noise of shape {tuple(e.shape)}: noise=lambda rng, n: rng.random(n)")
-    if _shapes(rows) != _shapes(generated):
+    if trees.shapes(rows) != trees.shapes(generated):
         raise ValueError(
             "GradientPenalty lies between each row and a generated one, as many and of one form, but the rows have "
             f"shape {_shown(rows)}, the generated ones {_shown(generated)}: a batch needs as many latents as rows"
@@ -349,11 +349,6 @@ def _interpolated(batch: Any, generated: Tree) -> Tree:
         return own * real + (1 - own) * fake
 
     return trees.mapped(between, rows, generated)
-
-
-def _shapes(tree: Tree) -> tuple[Any, list[torch.Size]]:
-    leaves: list[Tensor] = []
-    return trees.form(tree, leaves), [leaf.shape for leaf in leaves]
 
 
 def _shown(tree: Tree) -> str:

@@ -168,18 +168,14 @@ def rows(dataset: Any) -> Tree:
     Raises:
         ValueError: it is empty, or its items differ in form or shape; the first that does is named.
     """
-    found: list[list[Tensor]] = []
-    shape = None
+    items: list[Tree] = []
     for k in range(len(dataset)):
-        leaves: list[Tensor] = []
-        form = trees.form(_tensors(dataset[k]), leaves)
-        if shape is not None and (form, [leaf.shape for leaf in leaves]) != shape:
+        items.append(_tensors(dataset[k]))
+        if trees.shapes(items[k]) != trees.shapes(items[0]):
             raise ValueError(f"item {k} of the dataset differs from item 0 in its form or its shapes: transform it")
-        shape = form, [leaf.shape for leaf in leaves]
-        found.append(leaves)
-    if shape is None:
+    if not items:
         raise ValueError("the dataset is empty")
-    return trees.build(shape[0], iter([torch.stack(parts) for parts in zip(*found, strict=True)]))
+    return trees.stack(items)
 
 
 @lru_cache(maxsize=8)
@@ -209,12 +205,7 @@ def _copied(tree: Tree, name: str) -> Tree:
     if tree is None:
         return None
     if not trees.leaves(tree):
-        what = (
-            "floating-point tensor (N_z, *latent_shape), or a tree of tensors"
-            if name == "latents"
-            else "tree of tensors"
-        )
-        raise TypeError(f"{name} must be a {what}, got {_describe(tree)}")
+        raise TypeError(f"{name} must be a tensor, or a tree of tensors, got {_describe(tree)}")
     return trees.mapped(lambda leaf: leaf.detach().clone(), tree)
 
 

@@ -153,7 +153,7 @@ def begin(
         )
     size = trees.length(data)
     schedule = _fitted(schedule, size, game.dtype)
-    home = check_device(device) if device is not None else trees.first_leaf(data).device
+    home = check_device(device) if device is not None else trees.leaves(data)[0].device
     given, game = game, game.snapshot(home)
     updates = Updates(optimizer, game, update, ema_decay, start, average_buffers)
     data = trees.mapped(lambda part: part.detach().to(home, copy=True), data)
