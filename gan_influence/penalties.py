@@ -65,6 +65,11 @@ class Penalty(Protocol):
         ...
 
 
+def _factor(penalty: Any) -> float:
+    """``weight * every``: what a term is multiplied by in a step that adds it."""
+    return penalty.weight * penalty.every
+
+
 @dataclass(frozen=True)
 class _OfDiscriminator:
     weight: float
@@ -72,14 +77,10 @@ class _OfDiscriminator:
 
     player = "discriminator"
     masked = False
+    factor = property(_factor)
 
     def __post_init__(self) -> None:
         _check(self, self.weight, self.every)
-
-    @property
-    def factor(self) -> float:
-        """``weight * every``: what a term is multiplied by in a step that adds it."""
-        return self.weight * self.every
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ class PathLength(nn.Module):
     mean: Float[Tensor, ""]
     player = "generator"
     masked = False
+    factor = property(_factor)
 
     def __init__(self, weight: float, decay: float = 0.01, every: int = 1):
         super().__init__()
@@ -190,11 +192,6 @@ class PathLength(nn.Module):
             raise ValueError(f"PathLength's decay must lie in 0 < decay <= 1, got {decay!r}")
         self.weight, self.decay, self.every = weight, decay, every
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
-
-    @property
-    def factor(self) -> float:
-        """``weight * every``: what a term is multiplied by in a step that adds it."""
-        return self.weight * self.every
 
     def forward(self, lengths: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
         """The running mean with these lengths in it; the buffer keeps it."""
