@@ -62,7 +62,6 @@ class Penalty(Protocol):
             batch: as a cost sees it.
             generated: ``players.generator(batch.latents)``, where the cost has it already.
         """
-        ...
 
 
 def _factor(penalty: Any) -> float:

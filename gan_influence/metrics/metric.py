@@ -52,7 +52,6 @@ class Metric(Protocol):
 
     def value(self, players: Players) -> Float[Tensor, "*k"]:
         """The metric, differentiable in the parameters behind ``players``. It is called under ``torch.func.vmap``."""
-        ...
 
 
 Measurable: TypeAlias = Metric | Callable[[Players], Float[Tensor, "*k"]]
