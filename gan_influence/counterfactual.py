@@ -186,12 +186,10 @@ def _differences(
 ) -> Float[Tensor, "runs metrics stops R+K"]:
     """``metric(retraining) - metric(factual)``, float64: first without each set of rows, then of each replica."""
     traces, stop = runs.traces, max(stops)
-    models = [_Model(list(without)) for without in zip(*rows, strict=True)]
+    replicas = [_Model([[] for _ in traces], of_replica) for of_replica in signs]
+    models = [_Model(list(without)) for without in zip(*rows, strict=True)] + replicas
     firsts = [_first_differences(trace, of_run, start, stop) for trace, of_run in zip(traces, rows, strict=True)]
-    begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)]
-    for of_replica in signs:
-        models.append(_Model([[] for _ in traces], of_replica))
-        begins.append(start)
+    begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)] + [start] * len(replicas)
 
     bytes_kept = _kept_by_a_step(traces[0])
     large = chunk is None and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE

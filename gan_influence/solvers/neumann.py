@@ -73,11 +73,69 @@ class Neumann:
     def solve(self, operator: Operator, b: Float[Tensor, "k d"], *, progress: bool = False) -> Solution:
         """See :class:`gan_influence.solvers.Solver`."""
         eta = operator.eta if self.scale is None else b.new_full(b.shape[-1:], self.scale)
-        if self.tolerance is not None:
-            return _within(self.tolerance, operator, b, eta, self.counts[0], progress)
-        w, products, told = _cut_off(operator, b, eta, self.counts, progress)
+        return (self._cut_off if self.tolerance is None else self._within)(operator, b, eta, progress)
+
+    def _cut_off(self, operator: Operator, b: Float[Tensor, "k d"], eta: Tensor, progress: bool) -> Solution:
+        """``sum_{m<M} Z_m^T ... Z_1^T b`` for each M of ``counts``, from one series."""
+        most = max(self.counts)
+        operator.check_series(most)
+        series = _terms(operator, b, eta)
+        term = next(series)
+        total, sums, products = term.clone(), {1: term}, 0
+        for m in tqdm(range(1, most), desc="aid", unit="term", disable=not shown(progress)):
+            if m % _LOOK_EVERY == 0 and _settled(eta * term):
+                break
+            term, products = next(series), m
+            total += term
+            if m + 1 in self.counts:
+                sums[m + 1] = total.clone()
+        finite, told = total.isfinite().all(1), ""
+        if finite.all():
+            _warn_of_divergence(operator, term, total, most)
+        else:
+            told = _overflow(operator, ~finite, most)
+        w = torch.stack([sums.get(count, total) for count in self.counts])
         w = w if isinstance(self.terms, tuple) else w[0]
         return Solution(eta * w, products, None, w.isfinite().all(-1) if told else None, told)
+
+    def _within(self, operator: Operator, b: Float[Tensor, "k d"], eta: Tensor, progress: bool) -> Solution:
+        """``eta w_M`` of the first ``M <= terms`` with ``|(I - Z)^-1| |(Z^T)^M b| <= tolerance |w_M|``, for each ``b``.
+
+        The left side bounds ``|w - w_M|``, for ``w - w_M = (I - Z^T)^-1 (Z^T)^M b``.
+        """
+        tolerance, (terms,) = self.tolerance, self.counts
+        assert tolerance is not None
+        operator.check_series(terms + 1)
+        inverses, products = _inverse_norms(operator, b, eta, terms)
+        series = _terms(operator, b, eta)
+        term, total = next(series), torch.zeros_like(b)
+        is_far, lacking = torch.ones_like(inverses, dtype=torch.bool), torch.full_like(inverses, torch.inf)
+        told = ""
+        for m in tqdm(range(1, terms + 1), desc="aid", unit="term", disable=not shown(progress)):
+            total = torch.where(is_far[:, None], total + term, total)
+            finite = total.isfinite().all(1)
+            if not finite.all():
+                told = _overflow(operator, ~finite, m)
+                break
+            _check_repeats(operator, m - 1)
+            term, products = next(series), products + 1
+            last, whole = term.norm(dim=1), total.norm(dim=1)
+            lacking = torch.where(is_far, last.double(), lacking)
+            is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
+            if not is_far.any():
+                break
+        else:
+            told = self._missed(operator, inverses, inverses * last / whole, is_far)
+        residual = lacking / b.double().norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        return Solution(eta * total, products, residual, ~is_far, told)
+
+    def _missed(self, operator: Operator, inverses: Tensor, ratios: Tensor, is_far: Bool[Tensor, " k"]) -> str:
+        left, norms = (", ".join(f"{one:.2g}" for one in of[is_far].tolist()) for of in (ratios, inverses))
+        return (
+            f"AID's series has not come within tolerance={self.tolerance:g} of its limit after {self.terms} terms at "
+            f"{operator.where(is_far)}: |(I - Z)^-1| |(Z^T)^{self.terms} grad E| is {left} of its sum, with "
+            f"|(I - Z)^-1| = {norms}. Allow more terms, add damping, or take solver='gmres', which gives the limit"
+        )
 
 
 def _terms(operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"]) -> Iterator[Float[Tensor, "k d"]]:
@@ -86,62 +144,6 @@ def _terms(operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"]
     for m in itertools.count():
         yield term
         term = operator.transpose_step(m, term, eta)
-
-
-def _cut_off(
-    operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], counts: Sequence[int], progress: bool
-) -> tuple[Float[Tensor, "counts k d"], int, str]:
-    """``sum_{m<M} Z_m^T ... Z_1^T b`` for each M of ``counts``, from one series; its products; and if it overflowed."""
-    most = max(counts)
-    operator.check_series(most)
-    series = _terms(operator, b, eta)
-    term = next(series)
-    total, sums, products = term.clone(), {1: term}, 0
-    for m in tqdm(range(1, most), desc="aid", unit="term", disable=not shown(progress)):
-        if m % _LOOK_EVERY == 0 and _settled(eta * term):
-            break
-        term, products = next(series), m
-        total += term
-        if m + 1 in counts:
-            sums[m + 1] = total.clone()
-    finite, told = total.isfinite().all(1), ""
-    if finite.all():
-        _warn_of_divergence(operator, term, total, most)
-    else:
-        told = _overflow(operator, ~finite, most)
-    return torch.stack([sums.get(count, total) for count in counts]), products, told
-
-
-def _within(
-    tolerance: float, operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], terms: int, progress: bool
-) -> Solution:
-    """``eta w_M`` of the first ``M <= terms`` with ``|(I - Z)^-1| |(Z^T)^M b| <= tolerance |w_M|``, for each ``b``.
-
-    The left side bounds ``|w - w_M|``, for ``w - w_M = (I - Z^T)^-1 (Z^T)^M b``.
-    """
-    operator.check_series(terms + 1)
-    inverses, products = _inverse_norms(operator, b, eta, terms)
-    series = _terms(operator, b, eta)
-    term, total = next(series), torch.zeros_like(b)
-    is_far, lacking = torch.ones_like(inverses, dtype=torch.bool), torch.full_like(inverses, torch.inf)
-    told = ""
-    for m in tqdm(range(1, terms + 1), desc="aid", unit="term", disable=not shown(progress)):
-        total = torch.where(is_far[:, None], total + term, total)
-        finite = total.isfinite().all(1)
-        if not finite.all():
-            told = _overflow(operator, ~finite, m)
-            break
-        _check_repeats(operator, m - 1)
-        term, products = next(series), products + 1
-        last, whole = term.norm(dim=1), total.norm(dim=1)
-        lacking = torch.where(is_far, last.double(), lacking)
-        is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
-        if not is_far.any():
-            break
-    else:
-        told = _missed(operator, tolerance, m, inverses, inverses * last / whole, is_far)
-    residual = lacking / b.double().norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-    return Solution(eta * total, products, residual, ~is_far, told)
 
 
 def _inverse_norms(
@@ -184,22 +186,6 @@ def _overflow(operator: Operator, rows: Bool[Tensor, " k"], terms: int) -> str:
     return (
         f"the Neumann series of {terms} terms overflowed at {operator.where(rows)}: Z = I - eta J has an eigenvalue "
         "outside the unit circle there. Take fewer terms, add damping, or use solver='gmres'"
-    )
-
-
-def _missed(
-    operator: Operator,
-    tolerance: float,
-    terms: int,
-    inverses: Float[Tensor, " k"],
-    ratios: Float[Tensor, " k"],
-    is_far: Bool[Tensor, " k"],
-) -> str:
-    left, norms = (", ".join(f"{one:.2g}" for one in of[is_far].tolist()) for of in (ratios, inverses))
-    return (
-        f"AID's series has not come within tolerance={tolerance:g} of its limit after {terms} terms at "
-        f"{operator.where(is_far)}: |(I - Z)^-1| |(Z^T)^{terms} grad E| is {left} of its sum, with |(I - Z)^-1| = "
-        f"{norms}. Allow more terms, add damping, or take solver='gmres', which gives the limit"
     )
 
 
