@@ -7,7 +7,6 @@ players'; torch's second derivative of a step is the derivative of its first.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from gan_influence.players import Player, Players, logits
 from gan_influence.randomness import draws
 from gan_influence.state import Held, State
 from gan_influence.step import step
-from gan_influence.surroundings import callers_level
+from gan_influence.surroundings import warn
 from gan_influence.trace import Trace
 from gan_influence.trees import Tree
 
@@ -54,20 +53,17 @@ def check_data(game: Game, data: Tree) -> None:
     supervised = isinstance(game.cost, Supervised)
     if supervised:
         _check_pairs(game, data)
-    elif isinstance(game.cost, GAN) and isinstance(data, tuple):
-        raise TypeError(f"data must be a torch tensor (N, *instance_shape), got {_kind(data)}")
-    parts = trees.leaves(data)
-    if not parts or _has_others(data):
-        raise TypeError(f"data must be a torch tensor (N, *instance_shape), or a tree of them, got {_kind(data)}")
+    parts, is_pair = trees.leaves(data), isinstance(game.cost, GAN) and isinstance(data, tuple)
+    if is_pair or not parts or len(parts) < len(tree_leaves(data)):  # of which some are no tensors
+        wanted = "a torch tensor (N, *instance_shape)" + ("" if is_pair else ", or a tree of them")
+        raise TypeError(f"data must be {wanted}, got {type(data).__name__}")
     if any(part.ndim == 0 for part in parts) or len(parts[0]) == 0:
         raise ValueError(f"data must hold at least one row, got shape {tuple(parts[0].shape)}")
     lengths = [len(part) for part in parts]
     if len(set(lengths)) > 1:
         raise ValueError(f"the parts of data have {', '.join(map(str, lengths))} rows: they must have as many each")
     for part in trees.leaves(data[0]) if supervised else parts:
-        if not part.is_floating_point():
-            continue
-        if part.dtype != game.dtype:
+        if part.is_floating_point() and part.dtype != game.dtype:
             raise TypeError(
                 f"the data is {str(part.dtype).removeprefix('torch.')}, but the players' parameters are "
                 f"{str(game.dtype).removeprefix('torch.')}: convert one of them"
@@ -79,20 +75,15 @@ def check_data(game: Game, data: Tree) -> None:
 
 def _check_pairs(game: Game, data: Tree) -> None:
     if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor) and trees.leaves(data[0])):
-        raise TypeError(f"the data of a one-player game is a pair of tensors (inputs, targets), got {_kind(data)}")
-    inputs, targets = trees.first_leaf(data[0]), data[1]
+        raise TypeError(
+            f"the data of a one-player game is a pair of tensors (inputs, targets), got {type(data).__name__}"
+        )
+    inputs, targets = trees.leaves(data[0])[0], data[1]
     if targets.ndim == 0 or inputs.ndim == 0 or len(inputs) != len(targets):
         raise ValueError(f"there are {len(inputs)} inputs, but targets of shape {tuple(targets.shape)}: one a row")
     if targets.is_floating_point() and not targets.isfinite().all():
         raise ValueError("targets contain NaN or infinity: remove or repair such rows")
     check_targets(game.loss, targets)
-
-
-def _has_others(tree: Any) -> bool:
-    """Is there something in a tree that is neither a tensor nor a branch?"""
-    if isinstance(tree, dict):
-        return any(map(_has_others, tree.values()))
-    return any(map(_has_others, tree)) if isinstance(tree, tuple | list) else not isinstance(tree, Tensor)
 
 
 def check_start(trace: Trace, given: Game) -> None:
@@ -125,7 +116,7 @@ def check_start(trace: Trace, given: Game) -> None:
             _check_rows(trace, trace.theta(), inputs)
             _check_rows(trace, _moved(trace.theta(), 0.01), inputs, elsewhere=True)
             _check_finite(trace, inputs)
-        few = _few(trace, inputs)
+            _, few = _of_part(inputs, slice(_PROBED), partial(trace.game.losses, trace.theta()))
         _check_parameters(trace, few, given)
         _check_derivatives(trace, few)
         _check_own_parameters(trace, few, other)
@@ -192,12 +183,11 @@ def _check_generator(trace: Trace, latents: Tree) -> None:
         raise TypeError(f"the latents are {latents.dtype}, but the data is {trace.game.dtype}: convert one")
     generated = _Watched(trace).generator(latents)
     data, n = trace.data, trees.length(latents)
-    instance = tuple(trees.first_leaf(data).shape[1:])
-    if isinstance(data, Tensor) and (not isinstance(generated, Tensor) or tuple(generated.shape) != (n, *instance)):
-        shape = tuple(generated.shape) if isinstance(generated, Tensor) else (type(generated).__name__,)
+    shape = tuple(generated.shape) if isinstance(generated, Tensor) else (type(generated).__name__,)
+    if isinstance(data, Tensor) and shape != (n, *data.shape[1:]):
         raise ValueError(
             f"the generator makes rows of shape {shape[1:]} "
-            f"(output {shape} for {n} latents), but the data's rows have shape {instance}"
+            f"(output {shape} for {n} latents), but the data's rows have shape {tuple(data.shape[1:])}"
         )
 
 
@@ -222,37 +212,35 @@ class _Watched(Players):
             found = player.at(self.parameters[player.role], trees.mapped(torch.clone, self.held))(*inputs)
             return trees.mapped(torch.clone, found)  # what is changed later is not what it gave
 
-        before, versions = [leaf.clone() for leaf in given], [leaf._version for leaf in given]
-        buffers = {name: (own, own._version, own.clone()) for name, own in player.module.named_buffers()}
+        noted = [_noted(leaf) for leaf in given]
+        buffers = {name: _noted(own) for name, own in player.module.named_buffers()}
         with _unchanged(self._trace, player.role, self.parameters[player.role]):
             try:
-                first = call()
+                call()
             except (RuntimeError, IndexError) as error:
                 raise ValueError(_not_accepted(player, inputs, error)) from error
-            if any(
-                leaf._version != version or not trees.equal(leaf, own)
-                for leaf, version, own in zip(given, versions, before, strict=True)
-            ):
-                player.writes_inputs = True
-                for leaf, own in zip(given, before, strict=True):
-                    leaf.copy_(own)
+            written = [_is_written(*of_leaf) for of_leaf in zip(given, noted, strict=True)]  # each is put back
+            player.writes_inputs |= any(written)
+            module, held = player.module, player.held
             player.held = tuple(
-                name for name in buffers if name in player.held or _is_written(player, name, *buffers[name])
+                name for name in buffers if name in held or _is_written(module.get_buffer(name), buffers[name])
             )
             self.held = {**self.game.held(), **self.held}
-            first, second = call(), call()
-            if not trees.equal(first, second) or draws(call, self._trace.weights.device):
-                raise ValueError(_another(player.role))
+            _check_repeats(player.role, call, self._trace.weights.device)
         return player.at(self.parameters[player.role], self.held)(*inputs)
 
 
-def _is_written(player: Player, name: str, before: Tensor, version: int, value: Tensor) -> bool:
-    """Has a call written into a buffer of the module's own, the same numbers perhaps? It is put back."""
-    buffer = player.module.get_buffer(name)
+def _noted(tensor: Tensor) -> tuple[Tensor, int, Tensor]:
+    return tensor, tensor._version, tensor.clone()
+
+
+def _is_written(now: Tensor, noted: tuple[Tensor, int, Tensor]) -> bool:
+    """Has a call written into a tensor, the same numbers perhaps, or put another in its place? It is put back."""
+    before, version, value = noted
     # Its version alone does not tell: torch's batch_norm writes behind its back.
-    if buffer is before and buffer._version == version and trees.equal(buffer, value):
+    if now is before and now._version == version and trees.equal(now, value):
         return False
-    buffer.copy_(value)
+    now.copy_(value)
     return True
 
 
@@ -263,14 +251,18 @@ def _not_accepted(player: Player, inputs: Any, error: Exception) -> str:
     return f"the {player.role} does not accept {given} of shape {' and '.join(map(str, instance))}: {error}"
 
 
-def _another(role: str) -> str:
-    return (
-        f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
-        f"dropout or noise, or depends on a counter; {_ADVICE.get(role, _ANY_ADVICE)}"
-    )
+def _check_repeats(role: str, call: Callable[[], Any], device: torch.device) -> Any:
+    """Does a call give the same again, and without drawing? What it gives."""
+    first = call()
+    if not trees.equal(first, call()) or draws(call, device):
+        raise ValueError(
+            f"the {role} gives something else for the same batch at each call: it has randomness of its own, such as "
+            "dropout or noise, or depends on a counter; "
+            + _ADVICE.get(role, "put it in eval() mode, or take the noise from the batch")
+        )
+    return first
 
 
-_ANY_ADVICE = "put it in eval() mode, or take the noise from the batch"
 _ADVICE = {
     "generator": "put it in eval() mode, or make the noise part of the latents",
     "loss": "make it a function of the logits alone",
@@ -290,15 +282,9 @@ def _check_calls(trace: Trace, inputs: Inputs) -> None:
         _check_form(game, costs, batch)
         if not trees.equal(batch.in_step, before):
             raise ValueError("the cost writes into its batch: let it work on copies, batch.rows.clone()")
-
-    def again() -> Costs:
-        return game.costs(Players(game, trace.theta()), inputs)
-
     with _unchanged(trace, "loss", trace.theta()):
-        first = again()
-        if not trees.equal(first, again()) or draws(again, trace.weights.device):
-            raise ValueError(_another("loss"))
-    game.seeing = frozenset(first.rows)
+        costs = _check_repeats("loss", lambda: game.costs(Players(game, trace.theta()), inputs), trace.weights.device)
+    game.seeing = frozenset(costs.rows)
 
 
 def _check_form(game: Game, costs: Any, batch: Inputs) -> None:
@@ -362,8 +348,9 @@ def _check_rows(trace: Trace, theta: Tensor, inputs: Inputs, elsewhere: bool = F
 
 def _check_alone(name: str, what: str, inputs: Inputs, together: Tensor, call: Callable[[Inputs], Tensor]) -> None:
     n = len(together)
-    seen = [(row, _of_part(inputs, slice(row, row + 1), call), "alone") for row in range(0, n, -(-n // _ROWS_ALONE))]
-    seen.append((0, _of_part(inputs, torch.arange(n).flip(0), call).flip(0), "in the batch reversed"))
+    some = range(0, n, -(-n // _ROWS_ALONE))
+    seen = [(row, _of_part(inputs, slice(row, row + 1), call)[0], "alone") for row in some]
+    seen.append((0, _of_part(inputs, torch.arange(n).flip(0), call)[0].flip(0), "in the batch reversed"))
     tolerance = _rounding(together)
     for first, terms, how in seen:
         expected = together[first : first + len(terms)]
@@ -378,12 +365,14 @@ def _check_alone(name: str, what: str, inputs: Inputs, together: Tensor, call: C
             )
 
 
-def _of_part(inputs: Inputs, which: slice | Tensor, call: Callable[[Inputs], Tensor]) -> Tensor:
-    """The call for some of the rows, beside draws of their own where it takes as many, else beside all."""
+def _of_part(inputs: Inputs, which: slice | Tensor, call: Callable[[Inputs], Any]) -> tuple[Any, Inputs]:
+    """The call for some of the rows, and these: beside draws of their own where it takes as many, else beside all."""
     try:
-        return call(inputs.part(which))
+        part = inputs.part(which)
+        return call(part), part
     except (RuntimeError, ValueError, IndexError):
-        return call(inputs.part(which, with_draws=False))
+        part = inputs.part(which, with_draws=False)
+        return call(part), part
 
 
 def _check_finite(trace: Trace, inputs: Inputs) -> None:
@@ -437,17 +426,6 @@ def _numbers(value: Any, depth: int) -> Iterator[tuple[str, Any]]:
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             for where, number in _numbers(part, depth - 1):
                 yield f"[{key!r}]{where}", number
-
-
-def _few(trace: Trace, inputs: Inputs) -> Inputs:
-    """Some of a step's rows and latents; all latents where the generator wants that number."""
-    few = inputs.part(slice(_PROBED))
-    try:
-        with torch.no_grad():
-            trace.game.losses(trace.theta(), few)
-    except (RuntimeError, ValueError, IndexError):
-        few = inputs.part(slice(_PROBED), with_draws=False)
-    return few
 
 
 def _check_parameters(trace: Trace, few: Inputs, given: Game) -> None:
@@ -559,14 +537,11 @@ def _hint(error: Exception) -> str:
 def _warn_of_derivatives(trace: Trace, few: Inputs, other: Game) -> None:
     off = _off_from_differences(trace, few, other)
     if off > _OFF:
-        warnings.warn(
+        warn(
             f"the second derivative of a step of training, as torch computes it, is off by {off:.1g} (relative) from "
             "finite differences of the first: a module or the loss holds a detach(), an operation whose second "
             "derivative torch gets wrong, or buffers that its calls change, as spectral_norm's vectors are. ITD and "
-            "AID leave that out, retraining does not: ask "
-            "gi.validate(trace, metric, scores)",
-            RuntimeWarning,
-            stacklevel=callers_level(),
+            "AID leave that out, retraining does not: ask gi.validate(trace, metric, scores)"
         )
 
 
@@ -581,7 +556,7 @@ def _off_from_differences(trace: Trace, few: Inputs, game: Game) -> float:
     for player in game.players.values():
         player.module.double()
     theta = _moved(trace.theta().double(), 0.01)
-    few = trees.mapped(_widened, few)
+    few = trees.mapped(lambda part: part.double() if part.is_floating_point() else part, few)
 
     def field(theta: Tensor) -> Tensor:
         return torch.cat(game.field(game.leaves(theta), few)[0])
@@ -604,10 +579,6 @@ def _off_from_differences(trace: Trace, few: Inputs, game: Game) -> float:
     return found if found == found else 0.0
 
 
-def _widened(part: Tensor) -> Tensor:
-    return part.double() if part.is_floating_point() else part
-
-
 def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
     """Of a sigmoid where the loss takes logits, and of data in another range than the generator's."""
     game = trace.game
@@ -618,20 +589,14 @@ def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
         generated = players.generator(inputs.latents)
         outputs = players.discriminator(generated.detach())
     if _ends_in(outputs) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
-        warnings.warn(
-            "the discriminator ends in a sigmoid, but the loss takes logits and has a sigmoid of its own: leave it out",
-            RuntimeWarning,
-            stacklevel=callers_level(),
-        )
+        warn("the discriminator ends in a sigmoid, but the loss takes logits and has one of its own: leave it out")
     low, high = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}.get(_ends_in(generated), (-torch.inf, torch.inf))
     least, most = float(inputs.rows.min()), float(inputs.rows.max())
     room = 10 * (high - low)  # standardised data reach a few deviations, which a Tanh is at times asked for
     if least < low - room or most > high + room:
-        warnings.warn(
+        warn(
             f"the generator makes numbers from {low:g} to {high:g}, but the data's rows have some from {least:g} to "
-            f"{most:g}: scale the data",
-            RuntimeWarning,
-            stacklevel=callers_level(),
+            f"{most:g}: scale the data"
         )
 
 
@@ -655,7 +620,3 @@ def _moved(theta: Tensor, by: float, seed: int = 0) -> Tensor:
 
 def _rounding(numbers: Tensor) -> float:
     return 1e3 * torch.finfo(numbers.dtype).eps
-
-
-def _kind(data: object) -> str:
-    return type(data).__name__

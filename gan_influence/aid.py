@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.devices import repeatable
 from gan_influence.finite import ConvergenceError, check_scores
@@ -121,8 +121,7 @@ def aid(
     """
     check_damping(damping)
     settings, most = chosen(solver, terms, scale, tolerance)
-    if not is_whole(newton) or newton < 0:
-        raise ValueError(f"newton must be a whole number of steps >= 0, got {newton!r}")
+    check(is_whole(newton) and newton >= 0, "newton", "a whole number of steps >= 0", newton)
 
     stops = [trace.steps] if at is None else trace.stops(at)
     theta = torch.stack([trace.theta(stop) for stop in stops])

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check_whole
 from gan_influence.metrics.inputs import check_rows
 
 __all__ = ["isolation_forest", "random_order"]
@@ -54,6 +54,5 @@ def random_order(n: int, seed: int) -> Float[Tensor, " n"]:
     Raises:
         ValueError: ``n < 1``.
     """
-    if not is_whole(n) or n < 1:
-        raise ValueError(f"n must be a whole number >= 1, got {n!r}")
+    check_whole("n", n)
     return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from gan_influence import trees
 from gan_influence.batch import Inputs
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.devices import is_out_of_memory as _is_out_of_memory
 from gan_influence.divergence import DivergenceError
 from gan_influence.graphs import nodes
@@ -27,7 +26,7 @@ from gan_influence.progress import shown
 from gan_influence.stacking import stacks
 from gan_influence.state import State
 from gan_influence.step import states
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
@@ -103,8 +102,7 @@ def counterfactuals(
     """
     if at is not None and last is not None:
         raise ValueError("give either last or at, not both")
-    if chunk is not None and (not is_whole(chunk) or chunk < 1):
-        raise ValueError(f"chunk must be a number of models >= 1, got {chunk!r}")
+    check(chunk is None or (is_whole(chunk) and chunk >= 1), "chunk", "a number of models >= 1", chunk)
     runs = _Runs(traces)
     rows = [_checked(of_run, trace) for of_run, trace in zip(removals, traces, strict=True)]
     if len({len(of_run) for of_run in rows}) > 1:
@@ -188,12 +186,10 @@ def _differences(
 ) -> Float[Tensor, "runs metrics stops R+K"]:
     """``metric(retraining) - metric(factual)``, float64: first without each set of rows, then of each replica."""
     traces, stop = runs.traces, max(stops)
-    models = [_Model(list(without)) for without in zip(*rows, strict=True)]
+    replicas = [_Model([[] for _ in traces], of_replica) for of_replica in signs]
+    models = [_Model(list(without)) for without in zip(*rows, strict=True)] + replicas
     firsts = [_first_differences(trace, of_run, start, stop) for trace, of_run in zip(traces, rows, strict=True)]
-    begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)]
-    for of_replica in signs:
-        models.append(_Model([[] for _ in traces], of_replica))
-        begins.append(start)
+    begins = [min(of_runs) for of_runs in zip(*firsts, strict=True)] + [start] * len(replicas)
 
     bytes_kept = _kept_by_a_step(traces[0])
     large = chunk is None and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
@@ -248,11 +244,7 @@ def _in_parts(
                     ) from error
             # Only here, after the handler, are the failed attempt's tensors gone.
             size = -(-len(part) // 2)
-            warnings.warn(
-                f"{len(part)} models at once do not fit in memory: going on with {size}",
-                RuntimeWarning,
-                stacklevel=callers_level(),
-            )
+            warn(f"{len(part)} models at once do not fit in memory: going on with {size}")
             parts = _parts([k for waiting in parts for k in waiting], begins, stop, size)
             bar.update(done - bar.n)
             bar.total = done + _steps(parts, begins, stop)

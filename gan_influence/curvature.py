@@ -263,7 +263,7 @@ class Field:
         of_turns = [
             row_terms(game, self._theta, cotangents, batch._replace(turn=turn), n, self._held) for turn in range(period)
         ]
-        return [reduce(add, terms) / period for terms in zip(*of_turns, strict=True)] if period > 1 else of_turns[0]
+        return [reduce(add, terms) / period for terms in zip(*of_turns, strict=True)]
 
     def _full_batches(self) -> Iterator[Inputs]:
         """Those of the run's last steps with as many rows as a block has, backwards, and again from the end."""

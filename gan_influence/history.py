@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from gan_influence import trees
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.state import State
 
-__all__ = ["Checkpoint", "DamagedFileError", "Folder", "History", "digest", "open_folder"]
+__all__ = ["Checkpoint", "DamagedFileError", "Folder", "History", "check_same_run", "digest", "open_folder"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Checkpoint:
     keep_graphs: bool = False
 
     def __post_init__(self) -> None:
-        if self.every is not None and (not is_whole(self.every) or self.every < 1):
-            raise ValueError(f"every must be a number of steps >= 1, or None for about sqrt(T), got {self.every!r}")
+        holds = self.every is None or (is_whole(self.every) and self.every >= 1)
+        check(holds, "every", "a number of steps >= 1, or None for about sqrt(T)", self.every)
 
 
 def digest(*tensors: Tensor) -> str:
@@ -196,14 +196,21 @@ def open_folder(path: str | os.PathLike, fingerprint: dict[str, str]) -> Folder:
                 raise ValueError("it holds no settings")
         except (OSError, ValueError) as error:
             raise ValueError(f"{record} is damaged ({error}): give another checkpoint folder, or empty it") from error
-        different = [key for key in fingerprint if found.get(key) != fingerprint[key]]
-        if different:
-            described = "; ".join(f"{key} was {found.get(key)}, is {fingerprint[key]}" for key in different)
-            raise ValueError(
-                f"the checkpoint folder {folder.path} holds another run, which differs in {described}. "
-                "Give each run a folder of its own"
-            )
+        check_same_run(
+            f"the checkpoint folder {folder.path}", found, fingerprint, ". Give each run a folder of its own"
+        )
     elif any(folder.path.glob("state-*.pt")):
         raise ValueError(f"{folder.path} holds checkpoints without their run.json: give another folder, or empty it")
     folder.write_text("run.json", json.dumps(fingerprint, indent=1) + "\n")
     return folder
+
+
+def check_same_run(what: str, found: dict[str, str], fingerprint: dict[str, str], fix: str = "") -> None:
+    """Is what was found there the fingerprint of this run?
+
+    Raises:
+        ValueError: it is not; the message names the settings that differ, with both values.
+    """
+    different = [f"{key} was {found.get(key)}, is {own}" for key, own in fingerprint.items() if found.get(key) != own]
+    if different:
+        raise ValueError(f"{what} holds another run, which differs in {'; '.join(different)}{fix}")

@@ -152,7 +152,7 @@ def _of_function(function: types.FunctionType) -> list[Any]:
     if _is_a_librarys(code.co_filename):
         return [f"{function.__module__}.{function.__qualname__}"]
     constants = (None, *code.co_consts[1:]) if function.__doc__ is not None else code.co_consts
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]  # an empty one
     known = _items(globals_of(function))
     return [*_of_code(code)[:-1], constants, function.__defaults__, function.__kwdefaults__, cells, *known]
 
@@ -173,14 +173,6 @@ def _looked_up(code: types.CodeType) -> tuple[str, ...]:
     own = [str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _looked_up(part)]
     return tuple(sorted({*own, *inner}))
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 def _of_class(kind: type) -> list[Any]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gan_influence.adjoint import Linearised
 from gan_influence.batch import Inputs
-from gan_influence.checks import is_real
+from gan_influence.checks import check_not_negative
 from gan_influence.finite import check_scores
 from gan_influence.history import DamagedFileError, Folder, digest
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, metric_gradients
@@ -159,8 +159,7 @@ class _Sweep:
 
 
 def check_damping(damping: float) -> None:
-    if not is_real(damping) or damping < 0:
-        raise ValueError(f"damping must be a finite number >= 0, got {damping!r}")
+    check_not_negative(damping=damping)
 
 
 def gradients_of(

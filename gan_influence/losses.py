@@ -17,11 +17,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import (
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    relu,
-)
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, relu
 from torch.nn.functional import softplus as _softplus_of_torch
 
 __all__ = [
@@ -68,10 +64,6 @@ class RowLoss:
     generator: Cost
 
 
-def _negative(a: Tensor) -> Tensor:
-    return -a
-
-
 def _identity(a: Tensor) -> Tensor:
     return a
 
@@ -92,10 +84,6 @@ def _negative_softplus(a: Tensor) -> Tensor:
 
 def _square_to_one(a: Tensor) -> Tensor:
     return (a - 1) ** 2
-
-
-def _square_to_zero(a: Tensor) -> Tensor:
-    return a**2
 
 
 def _hinge_real(a: Tensor) -> Tensor:
@@ -120,13 +108,13 @@ LOSSES: dict[str, RowLoss] = {
     # Goodfellow et al. 2014, section 3: G maximises log sigmoid(D(G(z))). "Modified minimax" in ICLR 2021's code.
     "non_saturating": RowLoss(_softplus_of_negative, _softplus, _softplus_of_negative),
     # Arjovsky et al. 2017: f(a) = a, g(a) = -a.
-    "wasserstein": RowLoss(_negative, _identity, _negative),
+    "wasserstein": RowLoss(torch.neg, _identity, torch.neg),
     # Mao et al. 2017 with targets 1, 0, 1; without their factor 1/2, as in ICLR 2021's published code.
-    "least_squares": RowLoss(_square_to_one, _square_to_zero, _square_to_one),
+    "least_squares": RowLoss(_square_to_one, torch.square, _square_to_one),
     # Lim and Ye 2017.
-    "hinge": RowLoss(_hinge_real, _hinge_fake, _negative),
+    "hinge": RowLoss(_hinge_real, _hinge_fake, torch.neg),
     # The hinge made smooth, as in ICLR 2021's published code.
-    "softplus": RowLoss(_smooth_hinge_real, _smooth_hinge_fake, _negative),
+    "softplus": RowLoss(_smooth_hinge_real, _smooth_hinge_fake, torch.neg),
 }
 
 
@@ -229,29 +217,23 @@ def _check_labels(targets: Tensor) -> None:
         raise TypeError(f"targets of binary_cross_entropy must be real numbers, got {targets.dtype}")
     values = targets.double()
     expected = "targets of binary_cross_entropy must be 0 or 1, or between them"
-    _refuse(
-        ~((values >= 0) & (values <= 1)),
-        values,
-        expected,
-        "turn labels -1 and 1 into (y + 1) / 2, 0 and 255 into y / 255",
-    )
+    fix = "turn labels -1 and 1 into (y + 1) / 2, 0 and 255 into y / 255"
+    _refuse(~((values >= 0) & (values <= 1)), values, expected, fix)
 
 
 def _check_classes(targets: Tensor) -> None:
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        first = f", {targets.flatten()[0].item()} in row 0" if targets.numel() else ""
         raise TypeError(
-            f"class indices of cross_entropy must be whole numbers, got {targets.dtype}{_first_row(targets)}: "
-            "give targets.long()"
+            f"class indices of cross_entropy must be whole numbers, got {targets.dtype}{first}: give targets.long()"
         )
     if targets.ndim != 1:
         raise ValueError(
             f"class indices of cross_entropy must have shape (n,), got {tuple(targets.shape)}: "
             "flatten them, or turn one-hot rows into targets.argmax(1)"
         )
-    expected = "class indices of cross_entropy must count from 0"
-    _refuse(
-        targets.long() < 0, targets, expected, "number the classes from 0, and remove rows without one (torch's -100)"
-    )
+    fix = "number the classes from 0, and remove rows without one (torch's -100)"
+    _refuse(targets.long() < 0, targets, "class indices of cross_entropy must count from 0", fix)
 
 
 def _check_probabilities(targets: Tensor) -> None:
@@ -267,7 +249,3 @@ def _refuse(bad: Tensor, values: Tensor, expected: str, fix: str) -> None:
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
         raise ValueError(f"{expected}, got {values[where].item():.6g} in row {where[0]}: {fix}")
-
-
-def _first_row(targets: Tensor) -> str:
-    return f", {targets.flatten()[0].item()} in row 0" if targets.numel() else ""

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence import trees
-from gan_influence.checks import is_real, is_whole
+from gan_influence.checks import check, is_real, is_whole
 from gan_influence.costs import Costs, mean
 from gan_influence.players import logits
 from gan_influence.trees import Tree
@@ -62,7 +62,11 @@ class Penalty(Protocol):
             batch: as a cost sees it.
             generated: ``players.generator(batch.latents)``, where the cost has it already.
         """
-        ...
+
+
+def _factor(penalty: Any) -> float:
+    """``weight * every``: what a term is multiplied by in a step that adds it."""
+    return penalty.weight * penalty.every
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,10 @@ class _OfDiscriminator:
 
     player = "discriminator"
     masked = False
+    factor = property(_factor)
 
     def __post_init__(self) -> None:
         _check(self, self.weight, self.every)
-
-    @property
-    def factor(self) -> float:
-        """``weight * every``: what a term is multiplied by in a step that adds it."""
-        return self.weight * self.every
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,7 @@ class GradientPenalty(_OfDiscriminator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not is_real(self.target) or self.target < 0:
-            raise ValueError(f"GradientPenalty's target must be a number >= 0, got {self.target!r}")
+        check(is_real(self.target) and self.target >= 0, "GradientPenalty's target", "a number >= 0", self.target)
 
     def terms(self, players: Any, batch: Any, generated: Tree = None) -> Float[Tensor, " rows"]:
         between = _interpolated(batch, _generated(players, batch, generated))
@@ -183,6 +182,7 @@ class PathLength(nn.Module):
     mean: Float[Tensor, ""]
     player = "generator"
     masked = False
+    factor = property(_factor)
 
     def __init__(self, weight: float, decay: float = 0.01, every: int = 1):
         super().__init__()
@@ -191,11 +191,6 @@ class PathLength(nn.Module):
             raise ValueError(f"PathLength's decay must lie in 0 < decay <= 1, got {decay!r}")
         self.weight, self.decay, self.every = weight, decay, every
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
-
-    @property
-    def factor(self) -> float:
-        """``weight * every``: what a term is multiplied by in a step that adds it."""
-        return self.weight * self.every
 
     def forward(self, lengths: Float[Tensor, " rows"]) -> Float[Tensor, ""]:
         """The running mean with these lengths in it; the buffer keeps it."""
@@ -337,7 +332,7 @@ def _interpolated(batch: Any, generated: Tree) -> Tree:
     e = _noise(batch, "interpolation", needed)
     if e.ndim == 0 or len(e) != n or e.numel() != n:
         raise ValueError(f"{needed}, got noise of shape {tuple(e.shape)}: noise=lambda rng, n: rng.random(n)")
-    if _shapes(rows) != _shapes(generated):
+    if trees.shapes(rows) != trees.shapes(generated):
         raise ValueError(
             "GradientPenalty lies between each row and a generated one, as many and of one form, but the rows have "
             f"shape {_shown(rows)}, the generated ones {_shown(generated)}: a batch needs as many latents as rows"
@@ -350,11 +345,6 @@ def _interpolated(batch: Any, generated: Tree) -> Tree:
         return own * real + (1 - own) * fake
 
     return trees.mapped(between, rows, generated)
-
-
-def _shapes(tree: Tree) -> tuple[Any, list[torch.Size]]:
-    leaves: list[Tensor] = []
-    return trees.form(tree, leaves), [leaf.shape for leaf in leaves]
 
 
 def _shown(tree: Tree) -> str:
@@ -377,14 +367,13 @@ def _noise(batch: Any, name: str, needed: str) -> Tensor:
 
 
 def _check(penalty: Any, weight: Any, every: Any) -> None:
-    if not is_real(weight) or weight <= 0:
-        raise ValueError(f"{type(penalty).__name__}'s weight must be a finite number > 0, got {weight!r}")
+    check(is_real(weight) and weight > 0, f"{type(penalty).__name__}'s weight", "a finite number > 0", weight)
     _check_every(penalty, every)
 
 
 def _check_every(penalty: Any, every: Any) -> None:
-    if not is_whole(every) or every < 1:
-        raise ValueError(f"{type(penalty).__name__}'s every must be a whole number of steps >= 1, got {every!r}")
+    name = f"{type(penalty).__name__}'s every"
+    check(is_whole(every) and every >= 1, name, "a whole number of steps >= 1", every)
 
 
 def _check_period(penalty: Penalty, players: Any) -> None:

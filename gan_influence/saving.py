@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from gan_influence import trees
 from gan_influence.admission import check_data
 from gan_influence.game import Game
-from gan_influence.history import Folder, History
+from gan_influence.history import Folder, History, check_same_run
 from gan_influence.identity import fingerprint
 from gan_influence.running_statistics import Recompute
 from gan_influence.state import State
@@ -78,9 +79,7 @@ def load_trace(
         player.writes_inputs = bool(found["writes_inputs"].get(name, False))
     begun.game.seeing = frozenset(found["seeing"])
     home = begun.weights.device
-    states = [
-        State(moving.to(home), {name: b.to(home) for name, b in held.items()}) for moving, held in found["states"]
-    ]
+    states = [trees.mapped(lambda part: part.to(home), State(*kept)) for kept in found["states"]]
     first, last, every = found["first"], found["last"], found["every"]
     history = History(states[0], first, last, every)
     try:
@@ -90,9 +89,5 @@ def load_trace(
         own = fingerprint(trace, last, every)
     except RuntimeError as error:
         raise ValueError(f"{where} holds a run of another game: {error}") from error
-    different = [
-        f"{key} was {value}, is {own.get(key)}" for key, value in found["fingerprint"].items() if own.get(key) != value
-    ]
-    if different:
-        raise ValueError(f"{where} holds another run, which differs in {'; '.join(different)}")
+    check_same_run(str(where), found["fingerprint"], own)
     return replace(trace, losses=found["losses"], keep_graphs=found["keep_graphs"])

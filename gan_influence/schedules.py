@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gan_influence import trees
 from gan_influence.batch import Batch
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.trees import Tree
 
 __all__ = ["Draw", "FullBatch", "Minibatches", "RecordedBatches", "Schedule", "rows"]
@@ -106,23 +106,20 @@ class Minibatches:
     noise: Draw | None = None
 
     def __post_init__(self) -> None:
-        if not is_whole(self.size) or self.size < 1:
-            raise ValueError(f"size must be the number of training rows, at least 1, got {self.size!r}")
-        if not is_whole(self.batch_size) or not 1 <= self.batch_size <= self.size:
-            raise ValueError(f"batch_size must lie between 1 and size = {self.size}, got {self.batch_size!r}")
-        if self.latent_shape is not None:
-            shape = tuple(self.latent_shape) if isinstance(self.latent_shape, tuple | list) else (None,)
-            if not all(is_whole(length) and length >= 1 for length in shape):
-                raise ValueError(
-                    f"latent_shape must be a tuple of lengths >= 1, such as (10,), got {self.latent_shape!r}"
-                )
-            object.__setattr__(self, "latent_shape", shape)
+        size, batch_size, shape, seed, dtype = self.size, self.batch_size, self.latent_shape, self.seed, self.dtype
+        check(is_whole(size) and size >= 1, "size", "the number of training rows, at least 1", size)
+        if not is_whole(batch_size) or not 1 <= batch_size <= size:
+            raise ValueError(f"batch_size must lie between 1 and size = {size}, got {batch_size!r}")
+        if shape is not None:
+            lengths = tuple(shape) if isinstance(shape, tuple | list) else (None,)
+            are_lengths = all(is_whole(length) and length >= 1 for length in lengths)
+            check(are_lengths, "latent_shape", "a tuple of lengths >= 1, such as (10,)", shape)
+            object.__setattr__(self, "latent_shape", lengths)
             if self.latents is not None:
                 raise ValueError("give either latent_shape, for N(0, 1), or latents, a draw of your own")
-        if not is_whole(self.seed) or not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be a whole number from 0 to 2^64 - 1, got {self.seed!r}")
-        if self.dtype is not None and not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
-            raise ValueError(f"dtype must be a floating-point data type, got {self.dtype!r}")
+        check(is_whole(seed) and 0 <= seed < 2**64, "seed", "a whole number from 0 to 2^64 - 1", seed)
+        is_type = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+        check(is_type, "dtype", "a floating-point data type", dtype)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -171,18 +168,14 @@ def rows(dataset: Any) -> Tree:
     Raises:
         ValueError: it is empty, or its items differ in form or shape; the first that does is named.
     """
-    found: list[list[Tensor]] = []
-    shape = None
+    items: list[Tree] = []
     for k in range(len(dataset)):
-        leaves: list[Tensor] = []
-        form = trees.form(_tensors(dataset[k]), leaves)
-        if shape is not None and (form, [leaf.shape for leaf in leaves]) != shape:
+        items.append(_tensors(dataset[k]))
+        if trees.shapes(items[k]) != trees.shapes(items[0]):
             raise ValueError(f"item {k} of the dataset differs from item 0 in its form or its shapes: transform it")
-        shape = form, [leaf.shape for leaf in leaves]
-        found.append(leaves)
-    if shape is None:
+    if not items:
         raise ValueError("the dataset is empty")
-    return trees.build(shape[0], iter([torch.stack(parts) for parts in zip(*found, strict=True)]))
+    return trees.stack(items)
 
 
 @lru_cache(maxsize=8)
@@ -212,12 +205,7 @@ def _copied(tree: Tree, name: str) -> Tree:
     if tree is None:
         return None
     if not trees.leaves(tree):
-        what = (
-            "floating-point tensor (N_z, *latent_shape), or a tree of tensors"
-            if name == "latents"
-            else "tree of tensors"
-        )
-        raise TypeError(f"{name} must be a {what}, got {_describe(tree)}")
+        raise TypeError(f"{name} must be a tensor, or a tree of tensors, got {_describe(tree)}")
     return trees.mapped(lambda leaf: leaf.detach().clone(), tree)
 
 

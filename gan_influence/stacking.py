@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +10,7 @@ from gan_influence.adjoint import FieldGraph
 from gan_influence.batch import Inputs
 from gan_influence.devices import is_out_of_memory, repeatable
 from gan_influence.state import expanded
-from gan_influence.surroundings import callers_level
+from gan_influence.surroundings import warn
 from gan_influence.trace import Trace
 
 __all__ = ["stacks"]
@@ -33,11 +31,7 @@ def stacks(trace: Trace) -> bool:
             reason = _why_not(trace)
         game.stacks = reason is None
         if reason is not None:
-            warnings.warn(
-                f"models of this game are computed one after another, not as one batch, which takes longer: {reason}",
-                RuntimeWarning,
-                stacklevel=callers_level(),
-            )
+            warn(f"models of this game are computed one after another, not as one batch, which takes longer: {reason}")
     return game.stacks
 
 

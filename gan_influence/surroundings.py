@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
@@ -11,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-__all__ = ["callers_level", "undisturbed"]
+__all__ = ["callers_level", "undisturbed", "warn"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -39,6 +40,11 @@ def undisturbed(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
             return function(*args, **kwargs)
 
     return called
+
+
+def warn(message: str) -> None:
+    """A ``RuntimeWarning``, which points to the program that has called this package."""
+    warnings.warn(message, RuntimeWarning, stacklevel=callers_level())
 
 
 def callers_level() -> int:

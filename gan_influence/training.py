@@ -156,7 +156,7 @@ def begin(
         )
     size = trees.length(data)
     schedule = _fitted(schedule, size, game.dtype)
-    home = check_device(device) if device is not None else trees.first_leaf(data).device
+    home = check_device(device) if device is not None else trees.leaves(data)[0].device
     given, game = game, game.snapshot(home)
     if isinstance(average_buffers, Recompute):
         average_buffers = average_buffers.to(home)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Tree", "build", "equal", "first_leaf", "form", "leaves", "length", "mapped", "same_bits", "stack", "take"]
+__all__ = ["Tree", "build", "equal", "form", "leaves", "length", "mapped", "same_bits", "shapes", "stack", "take"]
 
 Tree: TypeAlias = Any
 _LEAF = object()
@@ -59,6 +59,12 @@ def leaves(tree: Tree) -> list[Tensor]:
     return found
 
 
+def shapes(tree: Tree) -> tuple[Any, list[torch.Size]]:
+    """Its form, and the shapes of its leaves."""
+    found: list[Tensor] = []
+    return form(tree, found), [leaf.shape for leaf in found]
+
+
 def mapped(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
     """The tree of ``function(leaf, *leaves of the others)``; all have one form."""
     found: list[Tensor] = []
@@ -76,14 +82,9 @@ def stack(trees: list[Tree]) -> Tree:
     return mapped(lambda *parts: torch.stack(parts), *trees)
 
 
-def first_leaf(tree: Tree) -> Tensor:
-    """The first tensor of a tree that has one."""
-    return next(iter(leaves(tree)))
-
-
 def length(tree: Tree) -> int:
     """The first dimension of the leaves, which :mod:`gan_influence.admission` has found to be one number."""
-    return len(first_leaf(tree))
+    return len(leaves(tree)[0])
 
 
 def equal(one: Any, other: Any) -> bool:

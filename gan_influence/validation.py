@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check_whole, is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
 from gan_influence.metrics.metric import Measurable, metric_value
 from gan_influence.surroundings import undisturbed
@@ -131,10 +131,8 @@ def validate(
         (True, False)
     """
     given = _checked_scores(scores, trace)
-    if not is_whole(seed) or seed < 0:
-        raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
-    if not is_whole(replicas) or replicas < 1:
-        raise ValueError(f"replicas must be a whole number >= 1, got {replicas!r}")
+    check_whole("seed", seed, 0)
+    check_whole("replicas", replicas)
     chosen = _chosen(rows, _with_influence(trace, trace.window(last)), seed, trace.size)
 
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
@@ -149,18 +147,10 @@ def _agreement(rows: tuple[int, ...], estimates: Tensor, truth: Tensor, floor: f
     tau, p_value = kendalltau(e, t, alternative="greater")
     p_reversed = kendalltau(e, t, alternative="less").pvalue
     slope = _ratio(e @ t, e @ e)
+    error = _ratio(np.linalg.norm(e - t), np.linalg.norm(t))
     trusted, reason = _verdict(_rms(t), floor, tau, p_value, p_reversed, slope)
     return Agreement(
-        rows=rows,
-        estimates=estimates,
-        truth=truth,
-        tau=_finite(tau),
-        p_value=_finite(p_value),
-        slope=_finite(slope),
-        relative_error=_finite(_ratio(np.linalg.norm(e - t), np.linalg.norm(t))),
-        noise_floor=floor,
-        trusted=trusted,
-        reason=reason,
+        rows, estimates, truth, _finite(tau), _finite(p_value), _finite(slope), _finite(error), floor, trusted, reason
     )
 
 
@@ -217,7 +207,16 @@ def _with_influence(trace: Trace, start: int) -> list[int]:
 
 def _chosen(rows: int | Iterable[int], candidates: list[int], seed: int, n_rows: int) -> list[int]:
     if isinstance(rows, Iterable):
-        return _named(check_removal(rows, n_rows, "rows"), candidates)
+        named = check_removal(rows, n_rows, "rows")
+        if len(named) < _FEWEST_ROWS:
+            raise ValueError(f"rows must be at least {_FEWEST_ROWS}, since fewer show no order, got {named}")
+        idle = sorted(set(named).difference(candidates))
+        if idle:
+            raise ValueError(
+                f"rows contains {idle[0]}, whose influence is 0 by construction: it has weight 0, or is in no batch of "
+                "these steps"
+            )
+        return named
     if not is_whole(rows):
         raise TypeError(f"rows must be how many to draw, such as 8, or a list of row indices, got {rows!r}")
     if not _FEWEST_ROWS <= rows <= len(candidates):
@@ -226,18 +225,6 @@ def _chosen(rows: int | Iterable[int], candidates: list[int], seed: int, n_rows:
             f"weight other than 0 in the batches of these steps, got {rows}"
         )
     return sorted(np.random.default_rng(seed).choice(candidates, rows, replace=False).tolist())
-
-
-def _named(rows: list[int], candidates: list[int]) -> list[int]:
-    if len(rows) < _FEWEST_ROWS:
-        raise ValueError(f"rows must be at least {_FEWEST_ROWS}, since fewer show no order, got {rows}")
-    idle = sorted(set(rows).difference(candidates))
-    if idle:
-        raise ValueError(
-            f"rows contains {idle[0]}, whose influence is 0 by construction: it has weight 0, or is in no batch of "
-            "these steps"
-        )
-    return rows
 
 
 def _half_a_unit(trace: Trace, metric: Measurable) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -16,7 +15,7 @@ from gan_influence.game import Game
 from gan_influence.players import Players
 from gan_influence.randomness import draws
 from gan_influence.state import Held, expanded
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 
 if TYPE_CHECKING:
     from gan_influence.trace import Trace
@@ -53,7 +52,6 @@ class Metric(Protocol):
 
     def value(self, players: Players) -> Float[Tensor, "*k"]:
         """The metric, differentiable in the parameters behind ``players``. It is called under ``torch.func.vmap``."""
-        ...
 
 
 Measurable: TypeAlias = Metric | Callable[[Players], Float[Tensor, "*k"]]
@@ -129,11 +127,9 @@ def metric_values(
                 if is_out_of_memory(error):
                     raise
                 game.measured_apart.append(metric)
-                warnings.warn(
+                warn(
                     f"metric {_name(metric)} is measured of one model after another, which takes longer: "
-                    + str(error).split("\n")[0],
-                    RuntimeWarning,
-                    stacklevel=callers_level(),
+                    + str(error).split("\n")[0]
                 )
         if values is None:
             values = torch.stack([of_one(theta, trees.take(held, k)) for k, theta in enumerate(thetas)])

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gan_influence.checks import check, check_not_negative, is_real
 from gan_influence.optimizers.arithmetic import decayed, moment, root
-from gan_influence.optimizers.checks import check_decay, check_not_negative, check_second_moment
 from gan_influence.optimizers.protocol import LearningRate
 from gan_influence.optimizers.rates import check_rate, rate_at
 
@@ -44,14 +44,13 @@ class Adam:
 
     def __post_init__(self) -> None:
         check_rate(self.lr)
-        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
-            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas!r}")
-        for name, beta in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
-            check_decay(name, beta)
+        is_pair = isinstance(self.betas, tuple | list) and len(self.betas) == 2
+        check(is_pair, "betas", "two numbers in [0, 1)", self.betas)
+        for k, beta in enumerate(self.betas):
+            check(is_real(beta) and 0 <= beta < 1, f"betas[{k}]", "a number in [0, 1)", beta)
         check_not_negative(eps=self.eps, weight_decay=self.weight_decay)
-        if not isinstance(self.amsgrad, bool):
-            raise ValueError(f"amsgrad must be True or False, got {self.amsgrad!r}")
-        check_second_moment(self.second_moment)
+        check(isinstance(self.amsgrad, bool), "amsgrad", "True or False", self.amsgrad)
+        check(self.second_moment in ("exact", "frozen"), "second_moment", '"exact" or "frozen"', self.second_moment)
 
     @property
     def buffers(self) -> int:

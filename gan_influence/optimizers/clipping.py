@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gan_influence.checks import check_positive
 from gan_influence.optimizers.arithmetic import root
-from gan_influence.optimizers.checks import check_optimizer, check_positive
-from gan_influence.optimizers.protocol import LearningRate, Optimizer, fitted
+from gan_influence.optimizers.protocol import LearningRate, Optimizer, check_optimizer, fitted
 
 __all__ = ["Clipped"]
 

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.optimizers.checks import check_optimizer
-from gan_influence.optimizers.protocol import LearningRate, Optimizer, fitted
+from gan_influence.optimizers.protocol import LearningRate, Optimizer, check_optimizer, fitted
 from gan_influence.optimizers.rates import rate_at
 
 __all__ = ["BoundGroups", "Groups"]
@@ -66,29 +65,19 @@ class Groups:
         Raises:
             ValueError: a pattern matches none of them, or two match the same.
         """
-        taken: dict[int, str] = {}
-        members = {
-            pattern: [k for k, name in enumerate(names) if fnmatchcase(name, pattern)] for pattern in self.groups
-        }
-        for pattern, of_pattern in members.items():
-            if not of_pattern:
-                raise ValueError(f"Groups' {pattern!r} matches no parameter: they are {', '.join(names)}")
-            for k in of_pattern:
-                if k in taken:
-                    raise ValueError(
-                        f"Groups' {taken[k]!r} and {pattern!r} both match {names[k]!r}: narrow one of them"
-                    )
-                taken[k] = pattern
-        rest = [k for k in range(len(names)) if k not in taken]
-        found = [(self.groups[pattern], of_pattern) for pattern, of_pattern in members.items()]
-        return BoundGroups(
-            tuple(
-                (fitted(one, [names[k] for k in where], [shapes[k] for k in where]), tuple(where))
-                for one, where in [*found, (self.default, rest)]
-                if where
-            ),
-            tuple(shape.numel() for shape in shapes),
-        )
+        matching = [[pattern for pattern in self.groups if fnmatchcase(name, pattern)] for name in names]
+        for name, patterns in zip(names, matching, strict=True):
+            if len(patterns) > 1:
+                both = f"{patterns[0]!r} and {patterns[1]!r}"
+                raise ValueError(f"Groups' {both} both match {name!r}: narrow one of them")
+        groups = []
+        for one, patterns in [*((one, [pattern]) for pattern, one in self.groups.items()), (self.default, [])]:
+            where = tuple(k for k, own in enumerate(matching) if own == patterns)
+            if patterns and not where:
+                raise ValueError(f"Groups' {patterns[0]!r} matches no parameter: they are {', '.join(names)}")
+            if where:
+                groups.append((fitted(one, [names[k] for k in where], [shapes[k] for k in where]), where))
+        return BoundGroups(tuple(groups), tuple(shape.numel() for shape in shapes))
 
 
 @dataclass(frozen=True)

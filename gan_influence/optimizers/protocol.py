@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LearningRate", "Optimizer", "fitted"]
+__all__ = ["LearningRate", "Optimizer", "check_optimizer", "fitted"]
 
 LearningRate = Callable[[Float[Tensor, ""]], Float[Tensor, ""]]
 
@@ -30,7 +30,6 @@ class Optimizer(Protocol):
     @property
     def buffers(self) -> int:
         """How many vectors it remembers, each as long as the parameters; they start at zero."""
-        ...
 
     @property
     def lr(self) -> float | Tensor | LearningRate:
@@ -38,7 +37,6 @@ class Optimizer(Protocol):
 
         Of an optimiser with several rates it is, or returns, a tensor ``(d,)``.
         """
-        ...
 
     def update(
         self, step: Float[Tensor, ""], state: Float[Tensor, "*models rows d"], gradient: Float[Tensor, "*models d"]
@@ -48,7 +46,12 @@ class Optimizer(Protocol):
         Out of place and differentiable; leading dimensions are models, which it must not mix. ``step`` is a float64
         tensor: what depends on it must be computed with torch.
         """
-        ...
+
+
+def check_optimizer(what: str, optimizer: object) -> None:
+    """Does this follow the protocol?"""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{what} must be an optimiser such as SGD(lr=0.01), got {optimizer!r}")
 
 
 def fitted(optimizer: Optimizer, names: Sequence[str], shapes: Sequence[torch.Size]) -> Optimizer:

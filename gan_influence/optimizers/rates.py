@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from gan_influence.checks import is_whole
-from gan_influence.optimizers.checks import check_positive
+from gan_influence.checks import check_positive, check_whole
 from gan_influence.optimizers.protocol import LearningRate, Optimizer
 
 __all__ = ["InverseSqrt", "TorchRates", "check_rate", "rate_at", "rates_of"]
@@ -60,8 +59,7 @@ class TorchRates:
 
     def __init__(self, make: Callable[[torch.optim.Optimizer], LRScheduler], lr: float, steps: int):
         check_positive("lr", lr)
-        if not is_whole(steps) or steps < 1:
-            raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
+        check_whole("steps", steps)
         if not callable(make):
             raise TypeError(
                 "make must be a function of an optimiser that returns its scheduler, such as "

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from gan_influence.checks import check, check_not_negative, is_real
 from gan_influence.optimizers.arithmetic import decayed, moment, root
-from gan_influence.optimizers.checks import check_decay, check_not_negative, check_second_moment
 from gan_influence.optimizers.protocol import LearningRate
 from gan_influence.optimizers.rates import check_rate, rate_at
 
@@ -46,8 +46,8 @@ class RMSProp:
     def __post_init__(self) -> None:
         check_rate(self.lr)
         check_not_negative(eps=self.eps, weight_decay=self.weight_decay, momentum=self.momentum)
-        check_decay("alpha", self.alpha)
-        check_second_moment(self.second_moment)
+        check(is_real(self.alpha) and 0 <= self.alpha < 1, "alpha", "a number in [0, 1)", self.alpha)
+        check(self.second_moment in ("exact", "frozen"), "second_moment", '"exact" or "frozen"', self.second_moment)
 
     @property
     def buffers(self) -> int:

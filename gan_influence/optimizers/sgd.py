@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gan_influence.checks import is_real
+from gan_influence.checks import check, check_not_negative, is_real
 from gan_influence.optimizers.arithmetic import decayed
-from gan_influence.optimizers.checks import check_not_negative
 from gan_influence.optimizers.protocol import LearningRate
 from gan_influence.optimizers.rates import check_rate, rate_at
 
@@ -45,8 +44,7 @@ class SGD:
     def __post_init__(self) -> None:
         check_rate(self.lr)
         check_not_negative(momentum=self.momentum, weight_decay=self.weight_decay)
-        if not is_real(self.dampening):
-            raise ValueError(f"dampening must be a finite number, got {self.dampening!r}")
+        check(is_real(self.dampening), "dampening", "a finite number", self.dampening)
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
 

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_real, is_whole
 from gan_influence.finite import ConvergenceError
-from gan_influence.solvers.checks import check_tolerance
 from gan_influence.solvers.protocol import Operator, Solution, row
 
-__all__ = ["GMRES", "Product", "solve"]
+__all__ = ["GMRES", "Product", "check_tolerance", "solve"]
 
 Product = Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]
 
@@ -42,11 +41,8 @@ class GMRES:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if not is_whole(self.products) or self.products < 1:
-            raise ValueError(
-                f"products must be a whole number >= 1, the most that are made for a right-hand side, got "
-                f"{self.products!r}"
-            )
+        wanted = "a whole number >= 1, the most that are made for a right-hand side"
+        check(is_whole(self.products) and self.products >= 1, "products", wanted, self.products)
         check_tolerance(self.tolerance)
 
     def solve(self, operator: Operator, b: Float[Tensor, "k d"], *, progress: bool = False) -> Solution:
@@ -107,6 +103,12 @@ def _iterated(product: Product, b: Float[Tensor, " d"], products: int, rtol: flo
     solution, _ = gmres(operator, wanted, rtol=rtol, atol=0.0, restart=restart, maxiter=max(products // restart, 1))
     residual = float(np.linalg.norm(in_numpy(solution) - wanted) / max(np.linalg.norm(wanted), np.finfo(float).tiny))
     return _Found(torch.from_numpy(solution).to(b), residual, made)
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Is this something to be near to, or none?"""
+    holds = tolerance is None or (is_real(tolerance) and tolerance > 0)
+    check(holds, "tolerance", "a finite number above 0, or None", tolerance)
 
 
 def _accuracy(b: Tensor) -> float:

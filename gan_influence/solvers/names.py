@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from gan_influence.checks import is_whole
-from gan_influence.solvers.checks import check_scale, check_terms, check_tolerance
 from gan_influence.solvers.gmres import GMRES
 from gan_influence.solvers.neumann import Neumann
 from gan_influence.solvers.protocol import Solver
 
 __all__ = ["DEFAULT_TERMS", "SOLVERS", "chosen"]
 
+SOLVERS = ("neumann", "gmres")
 DEFAULT_TERMS = int("1000")  # an object of its own: the 1000 that a caller gives is another, so that it counts as given
 
 
@@ -26,33 +26,24 @@ def chosen(
     if not isinstance(solver, str):
         _check_object(solver, {"terms": terms, "scale": scale, "tolerance": tolerance})
         return solver, DEFAULT_TERMS
-    counts = check_terms(terms)
     if solver not in SOLVERS:
         raise ValueError(_unknown(solver))
-    return SOLVERS[solver](terms, scale, tolerance), max(counts)
+    series = Neumann(terms, tolerance, scale)  # which knows what these may be
+    return (series if solver == "neumann" else _gmres(series)), max(series.counts)
 
 
-def _neumann(terms: int | Sequence[int], scale: float | None, tolerance: float | None) -> Neumann:
-    return Neumann(terms, tolerance, scale)
-
-
-def _gmres(terms: int | Sequence[int], scale: float | None, tolerance: float | None) -> GMRES:
+def _gmres(series: Neumann) -> GMRES:
     """Its solution does not depend on ``scale``, which may be given for the sake of programs that try both solvers."""
-    if not is_whole(terms):
+    if not is_whole(series.terms):
         raise ValueError(
             "GMRES has no partial sums to read off: give one number of terms, the most products it may use"
         )
-    check_scale(scale)
-    check_tolerance(tolerance)
-    if tolerance is not None:
+    if series.tolerance is not None:
         raise ValueError(
             "tolerance ends the Neumann series, but solver='gmres' has none: leave tolerance out, or take "
             "solver='neumann'; that of GMRES's residual is solver=gi.solvers.GMRES(tolerance=)"
         )
-    return GMRES(terms)
-
-
-SOLVERS: dict[str, Callable[..., Solver]] = {"neumann": _neumann, "gmres": _gmres}
+    return GMRES(series.terms)
 
 
 def _check_object(solver: Solver, besides: dict[str, object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, check_positive, is_whole
 from gan_influence.progress import shown
-from gan_influence.solvers.checks import check_scale, check_terms, check_tolerance
-from gan_influence.solvers.gmres import Product
+from gan_influence.solvers.gmres import Product, check_tolerance
 from gan_influence.solvers.inverse_norm import inverse_norm
 from gan_influence.solvers.protocol import Operator, Solution, row
-from gan_influence.surroundings import callers_level
+from gan_influence.surroundings import warn
 
 __all__ = ["Neumann"]
 
@@ -54,26 +52,90 @@ class Neumann:
     rowwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_terms(self.terms)
-        check_scale(self.scale)
+        counts = tuple(self.terms) if isinstance(self.terms, Sequence | np.ndarray) else (self.terms,)
+        holds = bool(counts) and all(is_whole(count) and count >= 1 for count in counts)
+        check(holds, "terms", "a whole number >= 1, or several", self.terms)
+        if self.scale is not None:
+            check_positive("scale", self.scale)
         check_tolerance(self.tolerance)
         if self.tolerance is not None and not is_whole(self.terms):
             raise ValueError(
                 f"a series that ends at tolerance={self.tolerance:g} has no other ends: give one number of terms, the "
                 f"most that it may take, got {self.terms!r}"
             )
-        if isinstance(self.terms, Sequence | np.ndarray):
-            object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "terms", self.terms if is_whole(self.terms) else counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of terms that are read off."""
+        return self.terms if isinstance(self.terms, tuple) else (self.terms,)
 
     def solve(self, operator: Operator, b: Float[Tensor, "k d"], *, progress: bool = False) -> Solution:
         """See :class:`gan_influence.solvers.Solver`."""
         eta = operator.eta if self.scale is None else b.new_full(b.shape[-1:], self.scale)
-        counts = _counts(self.terms)
-        if self.tolerance is not None:
-            return _within(self.tolerance, operator, b, eta, counts[0], progress)
-        w, products, told = _cut_off(operator, b, eta, counts, progress)
-        w = w if isinstance(self.terms, Sequence) else w[0]
+        return (self._cut_off if self.tolerance is None else self._within)(operator, b, eta, progress)
+
+    def _cut_off(self, operator: Operator, b: Float[Tensor, "k d"], eta: Tensor, progress: bool) -> Solution:
+        """``sum_{m<M} Z_m^T ... Z_1^T b`` for each M of ``counts``, from one series."""
+        most = max(self.counts)
+        operator.check_series(most)
+        series = _terms(operator, b, eta)
+        term = next(series)
+        total, sums, products = term.clone(), {1: term}, 0
+        for m in tqdm(range(1, most), desc="aid", unit="term", disable=not shown(progress)):
+            if m % _LOOK_EVERY == 0 and _settled(eta * term):
+                break
+            term, products = next(series), m
+            total += term
+            if m + 1 in self.counts:
+                sums[m + 1] = total.clone()
+        finite, told = total.isfinite().all(1), ""
+        if finite.all():
+            _warn_of_divergence(operator, term, total, most)
+        else:
+            told = _overflow(operator, ~finite, most)
+        w = torch.stack([sums.get(count, total) for count in self.counts])
+        w = w if isinstance(self.terms, tuple) else w[0]
         return Solution(eta * w, products, None, w.isfinite().all(-1) if told else None, told)
+
+    def _within(self, operator: Operator, b: Float[Tensor, "k d"], eta: Tensor, progress: bool) -> Solution:
+        """``eta w_M`` of the first ``M <= terms`` with ``|(I - Z)^-1| |(Z^T)^M b| <= tolerance |w_M|``, for each ``b``.
+
+        The left side bounds ``|w - w_M|``, for ``w - w_M = (I - Z^T)^-1 (Z^T)^M b``.
+        """
+        tolerance, (terms,) = self.tolerance, self.counts
+        assert tolerance is not None
+        operator.check_series(terms + 1)
+        inverses, products = _inverse_norms(operator, b, eta, terms)
+        series = _terms(operator, b, eta)
+        term, total = next(series), torch.zeros_like(b)
+        is_far, lacking = torch.ones_like(inverses, dtype=torch.bool), torch.full_like(inverses, torch.inf)
+        told = ""
+        for m in tqdm(range(1, terms + 1), desc="aid", unit="term", disable=not shown(progress)):
+            total = torch.where(is_far[:, None], total + term, total)
+            finite = total.isfinite().all(1)
+            if not finite.all():
+                told = _overflow(operator, ~finite, m)
+                break
+            _check_repeats(operator, m - 1)
+            term, products = next(series), products + 1
+            last, whole = term.norm(dim=1), total.norm(dim=1)
+            lacking = torch.where(is_far, last.double(), lacking)
+            is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
+            if not is_far.any():
+                break
+        else:
+            told = self._missed(operator, inverses, inverses * last / whole, is_far)
+        residual = lacking / b.double().norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+        return Solution(eta * total, products, residual, ~is_far, told)
+
+    def _missed(self, operator: Operator, inverses: Tensor, ratios: Tensor, is_far: Bool[Tensor, " k"]) -> str:
+        left, norms = (", ".join(f"{one:.2g}" for one in of[is_far].tolist()) for of in (ratios, inverses))
+        return (
+            f"AID's series has not come within tolerance={self.tolerance:g} of its limit after {self.terms} terms at "
+            f"{operator.where(is_far)}: |(I - Z)^-1| |(Z^T)^{self.terms} grad E| is {left} of its sum, with "
+            f"|(I - Z)^-1| = {norms}. Allow more terms, add damping, or take solver='gmres', which gives the limit"
+        )
 
 
 def _terms(operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"]) -> Iterator[Float[Tensor, "k d"]]:
@@ -82,62 +144,6 @@ def _terms(operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"]
     for m in itertools.count():
         yield term
         term = operator.transpose_step(m, term, eta)
-
-
-def _cut_off(
-    operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], counts: list[int], progress: bool
-) -> tuple[Float[Tensor, "counts k d"], int, str]:
-    """``sum_{m<M} Z_m^T ... Z_1^T b`` for each M of ``counts``, from one series; its products; and if it overflowed."""
-    most = max(counts)
-    operator.check_series(most)
-    series = _terms(operator, b, eta)
-    term = next(series)
-    total, sums, products = term.clone(), {1: term}, 0
-    for m in tqdm(range(1, most), desc="aid", unit="term", disable=not shown(progress)):
-        if m % _LOOK_EVERY == 0 and _settled(eta * term):
-            break
-        term, products = next(series), m
-        total += term
-        if m + 1 in counts:
-            sums[m + 1] = total.clone()
-    finite, told = total.isfinite().all(1), ""
-    if finite.all():
-        _warn_of_divergence(operator, term, total, most)
-    else:
-        told = _overflow(operator, ~finite, most)
-    return torch.stack([sums.get(count, total) for count in counts]), products, told
-
-
-def _within(
-    tolerance: float, operator: Operator, b: Float[Tensor, "k d"], eta: Float[Tensor, " d"], terms: int, progress: bool
-) -> Solution:
-    """``eta w_M`` of the first ``M <= terms`` with ``|(I - Z)^-1| |(Z^T)^M b| <= tolerance |w_M|``, for each ``b``.
-
-    The left side bounds ``|w - w_M|``, for ``w - w_M = (I - Z^T)^-1 (Z^T)^M b``.
-    """
-    operator.check_series(terms + 1)
-    inverses, products = _inverse_norms(operator, b, eta, terms)
-    series = _terms(operator, b, eta)
-    term, total = next(series), torch.zeros_like(b)
-    is_far, lacking = torch.ones_like(inverses, dtype=torch.bool), torch.full_like(inverses, torch.inf)
-    told = ""
-    for m in tqdm(range(1, terms + 1), desc="aid", unit="term", disable=not shown(progress)):
-        total = torch.where(is_far[:, None], total + term, total)
-        finite = total.isfinite().all(1)
-        if not finite.all():
-            told = _overflow(operator, ~finite, m)
-            break
-        _check_repeats(operator, m - 1)
-        term, products = next(series), products + 1
-        last, whole = term.norm(dim=1), total.norm(dim=1)
-        lacking = torch.where(is_far, last.double(), lacking)
-        is_far &= ~(whole.isfinite() & (inverses * last <= tolerance * whole))  # squares overflow before sums do
-        if not is_far.any():
-            break
-    else:
-        told = _missed(operator, tolerance, m, inverses, inverses * last / whole, is_far)
-    residual = lacking / b.double().norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
-    return Solution(eta * total, products, residual, ~is_far, told)
 
 
 def _inverse_norms(
@@ -183,22 +189,6 @@ def _overflow(operator: Operator, rows: Bool[Tensor, " k"], terms: int) -> str:
     )
 
 
-def _missed(
-    operator: Operator,
-    tolerance: float,
-    terms: int,
-    inverses: Float[Tensor, " k"],
-    ratios: Float[Tensor, " k"],
-    is_far: Bool[Tensor, " k"],
-) -> str:
-    left, norms = (", ".join(f"{one:.2g}" for one in of[is_far].tolist()) for of in (ratios, inverses))
-    return (
-        f"AID's series has not come within tolerance={tolerance:g} of its limit after {terms} terms at "
-        f"{operator.where(is_far)}: |(I - Z)^-1| |(Z^T)^{terms} grad E| is {left} of its sum, with |(I - Z)^-1| = "
-        f"{norms}. Allow more terms, add damping, or take solver='gmres', which gives the limit"
-    )
-
-
 def _warn_of_divergence(
     operator: Operator, term: Float[Tensor, "k d"], total: Float[Tensor, "k d"], terms: int
 ) -> None:
@@ -207,14 +197,8 @@ def _warn_of_divergence(
     large = terms * last.double() > 2 * whole.double()
     if terms >= _CUT_OFF and large.any():
         k = int(large.nonzero()[0])
-        warnings.warn(
+        warn(
             f"AID's series does not converge at {operator.where(large)}: the last of its {terms} terms has norm "
             f"{last[k]:.2g}, their sum {whole[k]:.2g}. The scores depend on the number of terms: add damping, take a "
-            'smaller scale, or solver="gmres" for the limit; and ask gi.validate(trace, metric, scores)',
-            RuntimeWarning,
-            stacklevel=callers_level(),
+            'smaller scale, or solver="gmres" for the limit; and ask gi.validate(trace, metric, scores)'
         )
-
-
-def _counts(terms: int | Sequence[int]) -> list[int]:
-    return list(terms) if isinstance(terms, Sequence) else [terms]

@@ -20,11 +20,9 @@ class FieldAt(Protocol):
 
     def value(self) -> Float[Tensor, " d"]:
         """``v(theta)``."""
-        ...
 
     def product(self, u: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         """``J(theta) u``."""
-        ...
 
 
 def newton_steps(

@@ -26,12 +26,10 @@ class Operator(Protocol):
     @property
     def end(self) -> int:
         """The step of training whose batch is the first fresh one."""
-        ...
 
     @property
     def shift(self) -> Float[Tensor, " d"]:
         """What is added to the diagonal of each J: the damping and the optimisers' weight decay."""
-        ...
 
     @property
     def eta(self) -> Float[Tensor, " d"]:
@@ -40,23 +38,18 @@ class Operator(Protocol):
         Raises:
             ValueError: one of them is 0.
         """
-        ...
 
     def transpose_product(self, c: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
         """``A^T c``."""
-        ...
 
     def product(self, u: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
         """``A u``."""
-        ...
 
     def transpose_step(self, m: int, w: Float[Tensor, "k d"], eta: Float[Tensor, " d"]) -> Float[Tensor, "k d"]:
         """``(I - eta A_m)^T w``: a step of gradient descent with the m-th fresh batch, linearised and transposed."""
-        ...
 
     def repeats(self, m: int) -> bool:
         """Is the m-th fresh batch the one that all steps see? Where all are, ``A_m`` is ``A``."""
-        ...
 
     def check_series(self, terms: int) -> None:
         """Are there ``terms - 1`` fresh batches? Better said before a series than at its end.
@@ -64,15 +57,12 @@ class Operator(Protocol):
         Raises:
             ValueError: the schedule does not go on for so long.
         """
-        ...
 
     def apart(self) -> Iterator[Operator]:
         """The operators of one ``theta`` each, in the order of the rows; itself, where one ``theta`` is behind all."""
-        ...
 
     def where(self, rows: Bool[Tensor, " k"]) -> str:
         """For messages: the steps of training at which these right-hand sides stand, such as ``"step 2, 5"``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,6 @@ class Solver(Protocol):
             b: the right-hand sides; in AID gradients of metrics.
             progress: show a progress bar, where the solver has one.
         """
-        ...
 
 
 def row(b: Float[Tensor, "k d"], k: int) -> Bool[Tensor, " k"]:

@@ -164,14 +164,17 @@ def use_z_instead_of_its_transpose(patch):
     patch.setattr(adjoint.FieldGraph, "both", wrong)
 
 
+def read_off(patch, other):
+    right = neumann.Neumann.counts.fget
+    patch.setattr(neumann.Neumann, "counts", property(lambda self: tuple(other(count) for count in right(self))))
+
+
 def one_term_more(patch):
-    patch.setattr(neumann, "_counts", lambda terms, right=neumann._counts: [count + 1 for count in right(terms)])
+    read_off(patch, lambda count: count + 1)
 
 
 def one_term_less(patch):
-    patch.setattr(
-        neumann, "_counts", lambda terms, right=neumann._counts: [max(count - 1, 1) for count in right(terms)]
-    )
+    read_off(patch, lambda count: max(count - 1, 1))
 
 
 def update_before_scoring(patch):
