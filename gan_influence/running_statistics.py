@@ -52,7 +52,7 @@ class Recompute:
         size = self.batch_size
         if size is not None and (not is_whole(size) or size < 2):
             raise ValueError(f"batch_size must be a whole number >= 2, or None, got {size!r}")
-        smallest = min(len(trees.first_leaf(batch)) for batch in self.batches()) if len(found[0]) else 0
+        smallest = min(trees.length(batch) for batch in self.batches()) if len(found[0]) else 0
         if smallest < 2:
             raise ValueError(f"Recompute has a batch of {smallest} rows, of which there is no variance: give more")
 
