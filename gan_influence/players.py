@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from gan_influence.devices import repeatable
 from gan_influence.replacements import with_right_derivatives
 from gan_influence.running_statistics import Recompute, differentiated, norms
 from gan_influence.state import Held
-from gan_influence.surroundings import callers_level
+from gan_influence.surroundings import warn
 
 if TYPE_CHECKING:
     from gan_influence.game import Game
@@ -160,12 +159,10 @@ class Player:
         what = f"the averaged {self.role} is looked at with the running statistics of the one that was trained"
         if not self.averaged:
             what = f"the {self.role} is looked at in eval mode: scores leave out what rows do to its running statistics"
-        warnings.warn(
+        warn(
             f"{what}, in {type(next(iter(norms(self.module).values()))).__name__}: give train average_buffers="
             'gi.Recompute(latents), or the metric mode = "train", which leave nothing out; or average_buffers="copy", '
-            "if it is meant so, and see gi.validate",
-            RuntimeWarning,
-            stacklevel=callers_level(),
+            "if it is meant so, and see gi.validate"
         )
 
     def _called(self, placed: dict[str, Tensor], held: Held | None, mode: str, *inputs: Any) -> Any:

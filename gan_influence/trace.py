@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +22,7 @@ from gan_influence.players import Players
 from gan_influence.schedules import Minibatches, Schedule
 from gan_influence.state import Held, State
 from gan_influence.step import states
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 from gan_influence.trees import Tree
 from gan_influence.updates import Updates
 
@@ -153,9 +152,7 @@ class Trace:
             return self.history.load(t)
         except DamagedFileError as error:
             begin = self.history.before(t - 1)
-            warnings.warn(
-                f"{error}: it is computed again, from step {begin}", RuntimeWarning, stacklevel=callers_level()
-            )
+            warn(f"{error}: it is computed again, from step {begin}")
             *_, (_, state) = states(self, self._checkpoint(begin), self.weights, range(begin, t))
             self.history.keep(t, state)
             return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,7 +26,7 @@ from gan_influence.running_statistics import Recompute, norms
 from gan_influence.schedules import Minibatches, RecordedBatches, Schedule
 from gan_influence.state import Start, State
 from gan_influence.step import states
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 from gan_influence.trace import Trace
 from gan_influence.trees import Tree
 from gan_influence.updates import Cycle, Decay, Optimizers, Updates
@@ -151,9 +150,7 @@ def begin(
         raise TypeError(f"start must be a gi.Start(optimizer=..., average=..., step=...), got {type(start).__name__}")
     check_data(game, data)
     if torch.finfo(game.dtype).bits < 32:
-        warnings.warn(
-            _LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")), RuntimeWarning, stacklevel=callers_level()
-        )
+        warn(_LOW_PRECISION.format(str(game.dtype).removeprefix("torch.")))
     size = trees.length(data)
     schedule = _fitted(schedule, size, game.dtype)
     home = check_device(device) if device is not None else trees.leaves(data)[0].device
@@ -296,9 +293,7 @@ def _resume(history: History) -> tuple[int, State]:
             found = history.load(t)
         except DamagedFileError as error:
             if history.holds(t):
-                warnings.warn(
-                    f"{error}: training goes on from step {reached}", RuntimeWarning, stacklevel=callers_level()
-                )
+                warn(f"{error}: training goes on from step {reached}")
             break
         if not found.moving.isfinite().all():  # left by a run that diverged: it is to say again where
             break
