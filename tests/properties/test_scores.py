@@ -238,16 +238,16 @@ def test_a_row_of_weight_zero_has_no_influence(kind):
 @each_kind
 def test_several_stops_are_each_run_that_ends_there(kind):
     of, trace = known(kind)
-    stops, removals = [5, 8, 0, 6, 5], [[0], [3, 7]]
+    stops, removals = [5, 8, 0, 5], [[0], [3, 7]]
+    alone = {stop: of.train(stop) for stop in {*stops} - {0}}
     by_itd, truth = gi.itd(trace, of.metric, at=stops), gi.counterfactual(trace, of.metric, removals, at=stops, chunk=1)
     for k, stop in enumerate(stops):
         if stop == 0:
             assert by_itd[..., k, :].eq(0).all()
             assert truth[..., k, :].eq(0).all()
             continue
-        alone = of.train(stop)
-        close(by_itd[..., k, :], gi.itd(alone, of.metric))
-        close(truth[..., k, :], gi.counterfactual(alone, of.metric, removals), rtol=1e-7)
+        close(by_itd[..., k, :], gi.itd(alone[stop], of.metric))
+        close(truth[..., k, :], gi.counterfactual(alone[stop], of.metric, removals), rtol=1e-7)
 
 
 @each_kind
