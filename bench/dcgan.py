@@ -45,31 +45,33 @@ STEPS = {Size(2, 8): 5, Size(8): 4, Size(32): 2}  # timed as one
 SIZES = {"smoke": (Size(2, 8),), "standard": (Size(8), Size(32))}
 
 
+def _generated(players: gi.Players) -> Float[Tensor, "1 1 size size"]:
+    return players.generate(torch.ones(1, *LATENT, dtype=players.parameters["generator"].dtype))
+
+
 class MeanOfGenerated:
     """A metric that costs next to nothing: what is measured is training."""
 
-    latents = torch.ones(1, *LATENT)
+    def value(self, players: gi.Players) -> Float[Tensor, ""]:
+        return _generated(players).mean()
+
+
+class SquareOfGenerated:
+    """One more."""
 
     def value(self, players: gi.Players) -> Float[Tensor, ""]:
-        return players.generate(self.latents).mean()
+        return _generated(players).square().mean()
 
 
 class MeanOfDiscriminated:
     """One that looks at both players."""
 
     def value(self, players: gi.Players) -> Float[Tensor, ""]:
-        return players.discriminator(players.generate(METRIC.latents)).mean()
-
-
-class SquareOfGenerated:
-    """One more that looks at the generator only."""
-
-    def value(self, players: gi.Players) -> Float[Tensor, ""]:
-        return players.generate(METRIC.latents).square().mean()
+        return players.discriminator(_generated(players)).mean()
 
 
 METRIC = MeanOfGenerated()
-METRICS: list[Measurable] = [METRIC, MeanOfDiscriminated(), SquareOfGenerated()]
+METRICS: list[Measurable] = [METRIC, SquareOfGenerated(), MeanOfDiscriminated()]
 
 
 @contextmanager
@@ -92,8 +94,12 @@ def trained(
     penalties: Sequence[gi.penalties.Penalty] = (),
     optimizer: gi.Optimizer | None = None,
     batch_norm: bool = False,
+    **options: Any,
 ) -> gi.Trace:
-    """A run on noise, by default of plain gradient descent; with ``batch_norm`` in place of G's layer normalisation."""
+    """A run on noise, by default of plain gradient descent; with ``batch_norm`` in place of G's layer normalisation.
+
+    Other options are those of :func:`gan_influence.train`.
+    """
     images = 2 * torch.rand(ROWS, 1, size.pixels, size.pixels, generator=torch.Generator().manual_seed(0)) - 1
     generator, discriminator = gi.models.dcgan(*size, dtype=dtype, seed=0)
     if torch_layers:
@@ -101,8 +107,9 @@ def trained(
     if batch_norm:
         generator = _with_batch_norm(generator)
     game = gi.Game(generator, discriminator, loss="non_saturating", l2=(L2, L2), penalties=penalties)
-    schedule = gi.Minibatches(ROWS, BATCH, LATENT, seed=0)
-    return gi.train(game, images.to(dtype), schedule, steps, optimizer or gi.SGD(LR), memory=memory, device=device)
+    data, schedule = images.to(dtype), gi.Minibatches(ROWS, BATCH, LATENT, seed=0)
+    optimizer = optimizer or gi.SGD(LR)
+    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device, **options)
 
 
 def _with_batch_norm(player: nn.Sequential) -> nn.Sequential:

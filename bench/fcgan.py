@@ -13,7 +13,7 @@ from bench.ratios import Call, Case
 from gan_influence.metrics.metric import Measurable
 from gan_influence.schedules import Schedule
 
-__all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained"]
+__all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained", "wgan_gp"]
 
 ROWS, BATCH, LATENT, STEPS = 10_000, 100, (10,), 1000  # recording takes the time of 100 eager steps
 REMOVALS, SINGLES, LAST = 200, 2, 100
@@ -25,11 +25,13 @@ def trained(
     device: str, schedule: Schedule, steps: int, memory: str | gi.Checkpoint
 ) -> tuple[gi.Trace, gi.metrics.Metric]:
     """A run, and a metric of few rows: what is measured is training."""
-    normal = gi.datasets.normal_2d
-    metric = gi.metrics.AverageLogLikelihood(normal(ROWS_OF_METRIC, seed=1), _latents_of_metric())
     game = gi.Game(*gi.models.fcgan(form="code", seed=0), loss="non_saturating")
-    data, optimizer = normal(ROWS, seed=0), gi.SGD(lr=1e-3)
-    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device), metric
+    data, optimizer = gi.datasets.normal_2d(ROWS, seed=0), gi.SGD(lr=1e-3)
+    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device), _metric()
+
+
+def _metric() -> gi.metrics.Metric:
+    return gi.metrics.AverageLogLikelihood(gi.datasets.normal_2d(ROWS_OF_METRIC, seed=1), _latents_of_metric())
 
 
 def _latents_of_metric() -> Tensor:
@@ -50,13 +52,12 @@ def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
 @cache
 def wgan_gp(device: str, steps: int = STEPS) -> tuple[gi.Trace, gi.metrics.Metric]:
     """Five steps of the critic to one of the generator, with a gradient penalty, in Adam (Gulrajani et al. 2017)."""
-    _, metric = _trained(device)
     game = gi.Game(
         *gi.models.fcgan(form="code", seed=0), loss="wasserstein", penalties=[gi.penalties.GradientPenalty(10.0)]
     )
     schedule = gi.Minibatches(ROWS, BATCH, LATENT, noise=_uniform, seed=0)
     data, optimizer = gi.datasets.normal_2d(ROWS, seed=0), gi.Adam(1e-4, betas=(0.0, 0.9))
-    return gi.train(game, data, schedule, steps, optimizer, update=CYCLE, device=device), metric
+    return gi.train(game, data, schedule, steps, optimizer, update=CYCLE, device=device), _metric()
 
 
 def _uniform(rng: np.random.Generator, rows: int) -> np.ndarray:
@@ -64,7 +65,7 @@ def _uniform(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def adjoint_against_training_step_of_wgan_gp(device: str) -> tuple[Call, Call, float]:
-    """The sweep against the training run, over whole cycles."""
+    """The sweep against the training run: the cycle's steps of either player, recorded each."""
     trace, metric = wgan_gp(device)
     return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
 
