@@ -22,7 +22,7 @@ from reports.shared.store import ensure_writable, write_json
 
 PAIRS = {"smoke": 1, "standard": 5}
 STEPS_OF_MEMORY = {"smoke": 400, "standard": 2500}
-GAMES = ("lqgan", "fcgan", "dcgan")
+GAMES = ("lqgan", "fcgan", "dcgan", "softmax")
 COLOURS = {True: "C0", False: "C3", None: "C7"}
 
 

@@ -1,10 +1,10 @@
 """All ratios, in the order of the report."""
 
-from bench import dcgan, fcgan, lqgan
+from bench import dcgan, fcgan, lqgan, softmax
 from bench.ratios import Case
 
 __all__ = ["cases"]
 
 
 def cases(preset: str, device: str) -> tuple[Case, ...]:
-    return (*lqgan.CASES, *fcgan.CASES, *dcgan.cases(preset, device))
+    return (*lqgan.CASES, *fcgan.CASES, *dcgan.cases(preset, device), *softmax.CASES)

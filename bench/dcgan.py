@@ -8,25 +8,27 @@ with 2 and 4. Where such a ratio is below the number of threads, as many process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 import gan_influence as gi
 from bench.published_approach import PublishedApproach, with_torch_layers
 from bench.ratios import Call, Case
+from gan_influence.metrics.metric import Measurable
 from gan_influence.replay import recorded
 
-__all__ = ["METRIC", "Size", "cases", "recorded_at_once", "trained"]
+__all__ = ["ADAM", "METRIC", "METRICS", "R1", "Size", "cases", "recorded_at_once", "trained"]
 
 ROWS, BATCH, LATENT, LR, L2 = 1000, 100, (32,), 1e-3, 1e-3
 REMOVALS = 3
 THREADS = (2, 4)
+ADAM, R1 = gi.Adam(LR), (gi.penalties.R1(10.0, masked=False),)  # a penalty at every step
 
 
 class Size(NamedTuple):
@@ -43,16 +45,33 @@ STEPS = {Size(2, 8): 5, Size(8): 4, Size(32): 2}  # timed as one
 SIZES = {"smoke": (Size(2, 8),), "standard": (Size(8), Size(32))}
 
 
+def _generated(players: gi.Players) -> Float[Tensor, "1 1 size size"]:
+    return players.generate(torch.ones(1, *LATENT, dtype=players.parameters["generator"].dtype))
+
+
 class MeanOfGenerated:
     """A metric that costs next to nothing: what is measured is training."""
 
-    latents = torch.ones(1, *LATENT)
+    def value(self, players: gi.Players) -> Float[Tensor, ""]:
+        return _generated(players).mean()
+
+
+class SquareOfGenerated:
+    """One more."""
 
     def value(self, players: gi.Players) -> Float[Tensor, ""]:
-        return players.generate(self.latents).mean()
+        return _generated(players).square().mean()
+
+
+class MeanOfDiscriminated:
+    """One that looks at both players."""
+
+    def value(self, players: gi.Players) -> Float[Tensor, ""]:
+        return players.discriminator(_generated(players)).mean()
 
 
 METRIC = MeanOfGenerated()
+METRICS: list[Measurable] = [METRIC, SquareOfGenerated(), MeanOfDiscriminated()]
 
 
 @contextmanager
@@ -72,30 +91,58 @@ def trained(
     memory: str = "full",
     torch_layers: bool = False,
     dtype: torch.dtype = torch.float32,
+    penalties: Sequence[gi.penalties.Penalty] = (),
+    optimizer: gi.Optimizer | None = None,
+    batch_norm: bool = False,
+    **options: Any,
 ) -> gi.Trace:
-    """A run on noise."""
+    """A run on noise, by default of plain gradient descent; with ``batch_norm`` in place of G's layer normalisation.
+
+    Other options are those of :func:`gan_influence.train`.
+    """
     images = 2 * torch.rand(ROWS, 1, size.pixels, size.pixels, generator=torch.Generator().manual_seed(0)) - 1
     generator, discriminator = gi.models.dcgan(*size, dtype=dtype, seed=0)
     if torch_layers:
         generator, discriminator = with_torch_layers(generator), with_torch_layers(discriminator)
-    game = gi.Game(generator, discriminator, loss="non_saturating", l2=(L2, L2))
-    schedule, optimizer = gi.Minibatches(ROWS, BATCH, LATENT, seed=0), gi.SGD(LR)
-    return gi.train(game, images.to(dtype), schedule, steps, optimizer, memory=memory, device=device)
+    if batch_norm:
+        generator = _with_batch_norm(generator)
+    game = gi.Game(generator, discriminator, loss="non_saturating", l2=(L2, L2), penalties=penalties)
+    data, schedule = images.to(dtype), gi.Minibatches(ROWS, BATCH, LATENT, seed=0)
+    optimizer = optimizer or gi.SGD(LR)
+    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device, **options)
+
+
+def _with_batch_norm(player: nn.Sequential) -> nn.Sequential:
+    """Its running statistics are buffers, which training changes and the sweep replays."""
+    return nn.Sequential(
+        *(
+            nn.BatchNorm2d(layer.num_channels, dtype=layer.weight.dtype) if isinstance(layer, nn.GroupNorm) else layer
+            for layer in player
+        )
+    )
 
 
 @cache
-def _recorded(device: str, size: Size, torch_layers: bool = False) -> gi.Trace:
+def _recorded(device: str, size: Size, **options: Any) -> gi.Trace:
     """A run whose training and sweep steps are recorded."""
     with recorded_at_once():
-        trace = trained(device, size, STEPS[size], torch_layers=torch_layers)
+        trace = trained(device, size, STEPS[size], **options)
         gi.itd(trace, METRIC)
     return trace
 
 
-def adjoint_against_training_step(device: str, size: Size) -> tuple[Call, Call, float]:
+def adjoint_against_training_step(device: str, size: Size, **options: Any) -> tuple[Call, Call, float]:
     """The sweep against the training run that it differentiates."""
-    trace = _recorded(device, size)
+    trace = _recorded(device, size, **options)
     return lambda: gi.itd(trace, METRIC), lambda: gi.retrain(trace, []), 1.0
+
+
+def several_metrics_against_one(device: str, size: Size) -> tuple[Call, Call, float]:
+    """Three metrics in one sweep against one of them."""
+    trace = _recorded(device, size)
+    with recorded_at_once():
+        gi.itd(trace, METRICS)
+    return lambda: gi.itd(trace, METRICS), lambda: gi.itd(trace, METRIC), 1.0
 
 
 def published_against_adjoint_step(device: str, size: Size) -> tuple[Call, Call, float]:
@@ -159,6 +206,18 @@ def _cases_of(size: Size, device: str) -> list[Case]:
         case("published_approach / itd_step", (">=", 1.6), published_against_adjoint_step),
         case("counterfactual_step_of_a_removal / training_step", None, counterfactual_against_training_step),
     ]
+    if size != Size(32):  # what a penalty, an optimiser and a normalisation cost shows at the small sizes
+        with_adam = partial(adjoint_against_training_step, optimizer=ADAM)
+        found += [
+            case("itd_step_with_adam / training_step_with_adam", ("<=", 3.0), with_adam),
+            case("itd_step_with_r1 / training_step_with_r1", ("<=", 3.2), partial(with_adam, penalties=R1)),
+            case(
+                "itd_step_with_batch_norm / training_step_with_batch_norm",
+                ("<=", 3.2),
+                partial(adjoint_against_training_step, batch_norm=True),
+            ),
+            case("itd_of_3_metrics / itd_of_1_metric", ("<=", 3.0), several_metrics_against_one),
+        ]
     if size.pixels == 28:  # two recordings more
         found += [
             case("itd_step_with_torch_layers / itd_step", None, torch_layers_against_ours_in_sweep),

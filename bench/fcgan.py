@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from functools import cache, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import gan_influence as gi
 from bench.ratios import Call, Case
+from gan_influence.metrics.metric import Measurable
 from gan_influence.schedules import Schedule
 
-__all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained"]
+__all__ = ["BATCH", "CASES", "LATENT", "ROWS", "trained", "wgan_gp"]
 
 ROWS, BATCH, LATENT, STEPS = 10_000, 100, (10,), 1000  # recording takes the time of 100 eager steps
 REMOVALS, SINGLES, LAST = 200, 2, 100
 ROWS_OF_METRIC = 200
+CYCLE = ["discriminator"] * 5 + ["generator"]
 
 
 def trained(
     device: str, schedule: Schedule, steps: int, memory: str | gi.Checkpoint
 ) -> tuple[gi.Trace, gi.metrics.Metric]:
     """A run, and a metric of few rows: what is measured is training."""
-    normal = gi.datasets.normal_2d
-    latents = torch.randn(ROWS_OF_METRIC, *LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    metric = gi.metrics.AverageLogLikelihood(normal(ROWS_OF_METRIC, seed=1), latents)
     game = gi.Game(*gi.models.fcgan(form="code", seed=0), loss="non_saturating")
-    data, optimizer = normal(ROWS, seed=0), gi.SGD(lr=1e-3)
-    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device), metric
+    data, optimizer = gi.datasets.normal_2d(ROWS, seed=0), gi.SGD(lr=1e-3)
+    return gi.train(game, data, schedule, steps, optimizer, memory=memory, device=device), _metric()
+
+
+def _metric() -> gi.metrics.Metric:
+    return gi.metrics.AverageLogLikelihood(gi.datasets.normal_2d(ROWS_OF_METRIC, seed=1), _latents_of_metric())
+
+
+def _latents_of_metric() -> Tensor:
+    return torch.randn(ROWS_OF_METRIC, *LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 @cache
@@ -39,6 +47,44 @@ def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
     """The sweep against the training run that it differentiates."""
     trace, metric = _trained(device)
     return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
+
+
+@cache
+def wgan_gp(device: str, steps: int = STEPS) -> tuple[gi.Trace, gi.metrics.Metric]:
+    """Five steps of the critic to one of the generator, with a gradient penalty, in Adam (Gulrajani et al. 2017)."""
+    game = gi.Game(
+        *gi.models.fcgan(form="code", seed=0), loss="wasserstein", penalties=[gi.penalties.GradientPenalty(10.0)]
+    )
+    schedule = gi.Minibatches(ROWS, BATCH, LATENT, noise=_uniform, seed=0)
+    data, optimizer = gi.datasets.normal_2d(ROWS, seed=0), gi.Adam(1e-4, betas=(0.0, 0.9))
+    return gi.train(game, data, schedule, steps, optimizer, update=CYCLE, device=device), _metric()
+
+
+def _uniform(rng: np.random.Generator, rows: int) -> np.ndarray:
+    return rng.random(rows)
+
+
+def adjoint_against_training_step_of_wgan_gp(device: str) -> tuple[Call, Call, float]:
+    """The sweep against the training run: the cycle's steps of either player, recorded each."""
+    trace, metric = wgan_gp(device)
+    return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
+
+
+def metrics_of(device: str) -> tuple[gi.Trace, list[Measurable]]:
+    """A run, and three metrics: one that looks at the generator, two that look at both players."""
+    trace, metric = _trained(device)
+    reference, latents = gi.datasets.normal_2d(ROWS_OF_METRIC, seed=1), _latents_of_metric()
+    return trace, [metric, gi.metrics.DiscriminatorLoss(reference.to(device), latents.to(device)), _mean_logit]
+
+
+def _mean_logit(players: gi.Players) -> Tensor:
+    return players.discriminator(players.generator(torch.ones(1, *LATENT).to(players.parameters["generator"]))).mean()
+
+
+def several_metrics_against_one(device: str) -> tuple[Call, Call, float]:
+    """Three metrics in one sweep against one of them."""
+    trace, metrics = metrics_of(device)
+    return lambda: gi.itd(trace, metrics), lambda: gi.itd(trace, metrics[0]), 1.0
 
 
 def one_by_one_against_batch(device: str) -> tuple[Call, Call, float]:
@@ -69,6 +115,13 @@ def checkpointed_against_full(device: str, keep_graphs: bool) -> tuple[Call, Cal
 CASES = (
     Case("retraining_one_by_one / retraining_as_a_batch", "fcgan", (">=", 5.0), one_by_one_against_batch),
     Case("itd_step / training_step", "fcgan", ("<=", 3.0), adjoint_against_training_step),
+    Case(
+        "itd_step_with_gradient_penalty / training_step_with_gradient_penalty",
+        "fcgan",
+        ("<=", 3.2),
+        adjoint_against_training_step_of_wgan_gp,
+    ),
+    Case("itd_of_3_metrics / itd_of_1_metric", "fcgan", ("<=", 3.0), several_metrics_against_one),
     Case(
         "checkpointed_sweep / full_memory_sweep",
         "fcgan",

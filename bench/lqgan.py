@@ -11,7 +11,7 @@ import gan_influence as gi
 from bench.ratios import Call, Case
 from gan_influence.adjoint import linearise
 from gan_influence.batch import Inputs
-from gan_influence.metrics.metric import metric_gradients
+from gan_influence.metrics.metric import Measurable, metric_gradients
 from gan_influence.replay.recorded import Recorded, RecordedLinearisation
 
 __all__ = ["CASES"]
@@ -66,6 +66,23 @@ def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
     return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
 
 
+def metrics_of(device: str) -> tuple[gi.Trace, list[Measurable]]:
+    """A run, and three metrics: one that looks at the generator, two that look at both players."""
+    trace, metric = _trained(device)
+    reference, latents = (gi.datasets.normal_1d(ROWS, seed=seed).to(device) for seed in (2, 3))
+    return trace, [metric, gi.metrics.DiscriminatorLoss(reference, latents), _mean_logit]
+
+
+def _mean_logit(players: gi.Players) -> Tensor:
+    return players.discriminator(players.generator(torch.ones(1, 1).to(players.parameters["generator"]))).mean()
+
+
+def several_metrics_against_one(device: str) -> tuple[Call, Call, float]:
+    """Three metrics in one sweep against one of them."""
+    trace, metrics = metrics_of(device)
+    return lambda: gi.itd(trace, metrics), lambda: gi.itd(trace, metrics[0]), 1.0
+
+
 def recorded_against_eager(device: str) -> tuple[Call, Call, float]:
     """An adjoint step called as it is against its recording."""
     trace, _ = _trained(device)
@@ -109,5 +126,6 @@ CASES = (
     Case("runs_apart / runs_together", "lqgan", (">=", 3.0), runs_apart_against_together),
     Case("itd_all_rows / itd_one_row", "lqgan", ("<=", 1.1), all_rows_against_one),
     Case("itd_step / training_step", "lqgan", ("<=", 3.0), adjoint_against_training_step),
+    Case("itd_of_3_metrics / itd_of_1_metric", "lqgan", ("<=", 2.0), several_metrics_against_one),
     Case("eager_adjoint_step / recorded_adjoint_step", "lqgan", (">=", 1.5), recorded_against_eager),
 )

@@ -86,6 +86,18 @@ def test_each_test_points_loss_is_a_metric_of_its_own_and_their_mean_the_average
     assert same_bits(each, gi.itd(trace, gi.metrics.PlayerLoss("model", (inputs[:5], labels[:5]), each=True)))
 
 
+@pytest.mark.parametrize("memory", ["full", gi.Checkpoint(keep_graphs=True)], ids=["full", "kept"])
+def test_more_test_points_than_share_a_pass_are_each_alone(memory):
+    """Of 20 000 parameters 16 cotangents share one, and 35 points at two stops are 70."""
+    inputs, labels = normal(3, 35, 2000), torch.arange(35) % 10
+    game = gi.Game(None, nn.Linear(2000, 10).double(), loss="cross_entropy")
+    trace = gi.train(game, (inputs, labels), gi.Minibatches(35, 4), 3, gi.SGD(0.01), memory=memory)
+    each = gi.itd(trace, gi.metrics.AverageLoss(inputs, labels, each=True), at=[2, 3])
+    for k in (0, 15, 16, 34):
+        alone = gi.itd(trace, gi.metrics.AverageLoss(inputs[k : k + 1], labels[k : k + 1]), at=[2, 3])
+        assert relative_error(each[k], alone) < 1e-9
+
+
 def test_the_discriminators_test_loss_ranks_rows():
     trace = train()
     metric = gi.metrics.PlayerLoss("discriminator", DATA[:4], Z)
