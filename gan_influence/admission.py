@@ -28,7 +28,7 @@ from gan_influence.gans import GAN, Supervised
 from gan_influence.graphs import is_transformed, nodes
 from gan_influence.identity import globals_of
 from gan_influence.losses import LOSSES, check_targets
-from gan_influence.players import Player, Players, logits
+from gan_influence.players import Player, Players
 from gan_influence.randomness import draws
 from gan_influence.state import Held, State
 from gan_influence.step import step
@@ -320,8 +320,7 @@ def _check_rows(trace: Trace, theta: Tensor, inputs: Inputs, elsewhere: bool = F
     held = trace.state().held or game.held()
 
     def logit(batch: Inputs) -> Tensor:
-        players = Players(game, theta, held)
-        return logits(players.discriminator(batch.rows), trees.length(batch.rows))
+        return Players(game, theta, held).discriminate(batch.rows)
 
     def cost(name: str, batch: Inputs) -> Tensor:
         return game.costs(Players(game, theta, held), batch).rows[name]

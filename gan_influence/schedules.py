@@ -205,7 +205,8 @@ def _copied(tree: Tree, name: str) -> Tree:
     if tree is None:
         return None
     if not trees.leaves(tree):
-        raise TypeError(f"{name} must be a tensor, or a tree of tensors, got {_describe(tree)}")
+        besides = "floating-point tensor (N_z, *latent_shape), or a " if name == "latents" else ""
+        raise TypeError(f"{name} must be a {besides}tree of tensors, got {_describe(tree)}")
     return trees.mapped(lambda leaf: leaf.detach().clone(), tree)
 
 
