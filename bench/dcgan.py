@@ -105,7 +105,7 @@ def trained(
     if torch_layers:
         generator, discriminator = with_torch_layers(generator), with_torch_layers(discriminator)
     if batch_norm:
-        generator = _with_batch_norm(generator)
+        generator, options = _with_batch_norm(generator), {"average_buffers": "copy", **options}
     game = gi.Game(generator, discriminator, loss="non_saturating", l2=(L2, L2), penalties=penalties)
     data, schedule = images.to(dtype), gi.Minibatches(ROWS, BATCH, LATENT, seed=0)
     optimizer = optimizer or gi.SGD(LR)

@@ -251,9 +251,11 @@ class Field:
         blocks, draws = [], self._full_batches()
         for start in range(0, n, self._block):
             rows = trees.take(trace.data, slice(start, start + self._block))
-            batch = next(draws).part(slice(trees.length(rows)))._replace(rows=rows)
-            blocks.append(self._mean_over_turns(cotangents, batch, n))
-        return [torch.cat(terms, dim=-1) for terms in zip(*blocks, strict=True)]
+            if trees.length(rows) < self._block:  # filled up: a module may not take a lone row, or the latents of one
+                others = torch.arange(self._block - trees.length(rows), device=trace.weights.device) % n
+                rows = trees.mapped(lambda *two: torch.cat(two), rows, trees.take(trace.data, others))
+            blocks.append(self._mean_over_turns(cotangents, next(draws)._replace(rows=rows), n))
+        return [torch.cat(terms, dim=-1)[..., :n] for terms in zip(*blocks, strict=True)]
 
     def _mean_over_turns(
         self, cotangents: list[Float[Tensor, "*stops d"]], batch: Inputs, n: int

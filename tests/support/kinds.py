@@ -408,9 +408,7 @@ def r1_lazy() -> Kind:
     )
 
 
-@kind(
-    both_copies_of_a_row_score_the_same_by_aid="AID's last block would be one row, and BatchNorm takes no batch of one"
-)
+@kind()
 def batch_norm_in_the_generator() -> Kind:
     generator = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
     return Kind(**pair(players={"generator": generator, "discriminator": net(2, 4, 1)}, update="alternating"))
