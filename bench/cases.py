@@ -7,4 +7,4 @@ __all__ = ["cases"]
 
 
 def cases(preset: str, device: str) -> tuple[Case, ...]:
-    return (*lqgan.CASES, *fcgan.CASES, *dcgan.cases(preset, device), *softmax.CASES)
+    return (*lqgan.CASES, *fcgan.CASES, *dcgan.cases(preset, device), *softmax.cases(preset))

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import gan_influence as gi
 from bench.ratios import Call, Case
 
-__all__ = ["CASES", "trained"]
+__all__ = ["cases", "trained"]
 
 ROWS, BATCH, CLASSES, STEPS, POINTS = 1000, 100, 10, 100, 1000
-WIDTHS = (64, 784)  # inputs: digits of 8 and of 28 pixels
+WIDTHS = {"smoke": (64,), "standard": (64, 784)}  # inputs: digits of 8 and of 28 pixels
 
 
 @cache
@@ -53,11 +53,12 @@ def adjoint_against_training_step(device: str, width: int) -> tuple[Call, Call, 
     return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
 
 
-CASES = tuple(
-    Case(name, f"softmax of {(width + 1) * CLASSES} parameters", limit, partial(prepare, width=width))
-    for width in WIDTHS
-    for name, limit, prepare in (
-        ("itd_step / training_step", ("<=", 3.0), adjoint_against_training_step),
-        (f"itd_of_{POINTS}_points / itd_of_1_point", None, many_points_against_one),
+def cases(preset: str) -> tuple[Case, ...]:
+    return tuple(
+        Case(name, f"softmax of {(width + 1) * CLASSES} parameters", limit, partial(prepare, width=width))
+        for width in WIDTHS[preset]
+        for name, limit, prepare in (
+            ("itd_step / training_step", ("<=", 3.0), adjoint_against_training_step),
+            (f"itd_of_{POINTS}_points / itd_of_1_point", None, many_points_against_one),
+        )
     )
-)
