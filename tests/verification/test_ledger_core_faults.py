@@ -213,8 +213,8 @@ def replay_another_steps_batch(patch):
 
 
 def linearise_replayed_steps_one_late(patch):
-    old = "state, pull_back = self._linearise(t, state, inputs, shape)"
-    again = "pull_back = self._linearise(t, state, inputs, shape)[1]"
+    old = "state, pull_back = self._linearise(t, state, inputs, self.cotangent[running].shape)"
+    again = "pull_back = self._linearise(t, state, inputs, self.cotangent[running].shape)[1]"
     rewrite(patch, itd._Sweep, "_kept", old, f"{old}; {again}")
 
 
