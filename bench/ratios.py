@@ -92,7 +92,7 @@ def measure(case: Case, device: str, pairs: int) -> Measured:
 
 @contextmanager
 def _as_in_a_long_run() -> Iterator[None]:
-    """Replays are compared with what was recorded at their calls 1, 2, 4, 8 and so on: here that would hit some pairs."""
+    """Replays are compared with their functions at calls 1, 2, 4, 8 and so on: here that would hit some pairs."""
     compared = recorded._Compared.holds
     recorded._Compared.holds = lambda self, *tensors: not self._is_given_up  # type: ignore[method-assign]
     try:
