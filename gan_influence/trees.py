@@ -27,11 +27,15 @@ def form(tree: Tree, found: list[Tensor]) -> Any:
     if issubclass(kind, tuple | list):
         forms: list[Any] = [kind]
         for part in tree:
-            if isinstance(part, Tensor):  # most are: said here, without another call
+            if isinstance(part, Tensor):  # most are, or nothing: said here, without another call
                 found.append(part)
                 forms.append(_LEAF)
+            elif part is None:
+                forms.append(_NOTHING)
+            elif type(part) is int:
+                forms.append((None, part))
             else:
-                forms.append(_NOTHING if part is None else form(part, found))
+                forms.append(form(part, found))
         return tuple(forms)
     if isinstance(tree, Tensor):
         found.append(tree)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from gan_influence.devices import is_out_of_memory
 
-__all__ = ["UnrecordableError", "difference", "traced"]
+__all__ = ["UnrecordableError", "compiled", "difference", "traced"]
 
 Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
 
@@ -252,6 +252,14 @@ def _clean(module: torch.fx.GraphModule) -> None:
     _copy_constant_results(graph)
     graph.eliminate_dead_code()
     module.recompile()
+
+
+def compiled(module: torch.fx.GraphModule) -> Callable[..., Any]:
+    """The graph as a function. Buffers become plain attributes, which a module finds without code of its own: half a
+    microsecond each."""
+    vars(module).update(module._buffers)
+    module._buffers.clear()
+    return module.forward
 
 
 _SAME = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})

@@ -26,7 +26,7 @@ from torch import Tensor
 from gan_influence import trees
 from gan_influence.devices import repeatable
 from gan_influence.replay.cuda import captured
-from gan_influence.replay.graph import UnrecordableError, difference, traced
+from gan_influence.replay.graph import UnrecordableError, compiled, difference, traced
 from gan_influence.replay.split import split
 from gan_influence.surroundings import callers_level
 from gan_influence.trees import Tree
@@ -76,7 +76,7 @@ class Recorded:
         def flat(*leaves: Tensor) -> tuple[Tensor, ...]:
             return of_result.leaves(self._function(*trees.build(form, iter(leaves))))
 
-        return _Compared(flat, _on_device(_verified(flat, *leaves).forward, *leaves), of_result)
+        return _Compared(flat, _on_device(compiled(_verified(flat, *leaves)), *leaves), of_result)
 
 
 class RecordedLinearisation:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from gan_influence.replay.graph import compiled
+
 __all__ = ["split"]
 
 
@@ -52,4 +54,4 @@ def _compiled(
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(tuple(copies[node] for node in results))
     graph.eliminate_dead_code()
-    return torch.fx.GraphModule(module, graph).forward
+    return compiled(torch.fx.GraphModule(module, graph))
