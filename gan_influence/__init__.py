@@ -20,8 +20,10 @@ from gan_influence.aid import ConvergenceError, aid
 from gan_influence.batch import Batch
 from gan_influence.costs import Costs
 from gan_influence.counterfactual import counterfactual, counterfactuals
+from gan_influence.datamodels import DatamodelingScore, lds
 from gan_influence.divergence import DivergenceError
 from gan_influence.game import Game
+from gan_influence.harmfulness import group_scores, harmful_rows, harmfulness
 from gan_influence.history import Checkpoint, DamagedFileError
 from gan_influence.itd import itd
 from gan_influence.metrics import Metric, measure
@@ -59,6 +61,7 @@ __all__ = [
     "ConvergenceError",
     "Costs",
     "DamagedFileError",
+    "DatamodelingScore",
     "DivergenceError",
     "FullBatch",
     "Game",
@@ -81,7 +84,11 @@ __all__ = [
     "counterfactual",
     "counterfactuals",
     "datasets",
+    "group_scores",
+    "harmful_rows",
+    "harmfulness",
     "itd",
+    "lds",
     "load_trace",
     "losses",
     "measure",

@@ -1,15 +1,75 @@
-"""Rankings that look at no game: what an influence score has to beat (ICLR 5.2, Appendix B)."""
+"""Selections: which rows to remove first, by a trace and a metric; what an influence score has to beat (ICLR 5.2).
+
+A selection is any function ``(trace, metric) -> (N,)``, each row's harmfulness: higher is to be removed first.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence import trees
 from gan_influence.checks import check_whole
+from gan_influence.harmfulness import harmfulness
+from gan_influence.itd import itd
+from gan_influence.metrics.discriminator_loss import DiscriminatorLoss
 from gan_influence.metrics.inputs import check_rows
+from gan_influence.trace import Trace
 
-__all__ = ["isolation_forest", "random_order"]
+__all__ = [
+    "Selection",
+    "by_chance",
+    "by_discriminator_loss",
+    "by_influence",
+    "by_isolation_forest",
+    "isolation_forest",
+    "random_order",
+]
+
+Selection: TypeAlias = Callable[[Trace, Any], Float[Tensor, " N"]]
+
+
+def by_influence(estimator: Callable[..., Tensor] = itd, **options: Any) -> Selection:
+    """By the estimated influence on the metric, of :func:`gan_influence.itd` or ``by_influence(gi.aid, terms=100)``."""
+    return lambda trace, metric: harmfulness(estimator(trace, metric, **options), metric)
+
+
+def by_discriminator_loss(
+    reference: Any, latents: Any, estimator: Callable[..., Tensor] = itd, **options: Any
+) -> Selection:
+    """By the estimated influence on the discriminator's loss, whatever the metric (ICLR 5.2)."""
+    loss = DiscriminatorLoss(reference, latents)
+    return lambda trace, _: harmfulness(estimator(trace, loss, **options), loss)
+
+
+def by_isolation_forest(features: Callable[[Tensor], Tensor] | None = None, seed: int = 0) -> Selection:
+    """The most abnormal rows first, by :func:`isolation_forest` of the rows or of their features, whatever the metric.
+
+    ``features`` is called without gradients, on at most 1 000 rows at a time.
+    """
+
+    def select(trace: Trace, _: Any) -> Float[Tensor, " N"]:
+        rows = trace.data
+        if not isinstance(rows, Tensor) and features is None:
+            raise TypeError("rows that are more than one tensor need features=, a function of them to (n, f)")
+        with torch.no_grad():
+            seen = rows if features is None else torch.cat([features(part) for part in _parts(rows, trace.size)])
+        return -isolation_forest(seen, seed)
+
+    return select
+
+
+def by_chance(seed: int = 0) -> Selection:
+    """Rows in random order."""
+    return lambda trace, _: -random_order(trace.size, seed)
+
+
+def _parts(rows: Any, size: int) -> list[Any]:
+    return [trees.take(rows, slice(k, k + 1000)) for k in range(0, size, 1000)]
 
 
 def isolation_forest(rows: Float[Tensor, "N *instance"], seed: int = 0) -> Float[Tensor, " N"]:

@@ -208,7 +208,7 @@ def retrain(
 
     Args:
         trace: the factual run; its initial state, batches and optimisers are used again.
-        removed: row indices. Their weight becomes 0; the denominators stay (TNNLS eq. 6).
+        removed: row indices, or a mask of N booleans. Their weight becomes 0; the denominators stay (TNNLS eq. 6).
         last: retrain only that many final steps, from the factual state before them; by default all.
         memory: as in :func:`gan_influence.train`.
         progress: show a progress bar.
@@ -229,7 +229,7 @@ def retrain(
 
 
 def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
-    """``removed`` as a list of distinct row indices in range.
+    """``removed`` as a list of distinct row indices in range; a mask, a tensor or array of booleans, names its rows.
 
     Raises:
         TypeError: not a collection of integers.
@@ -238,6 +238,10 @@ def check_removal(removed: Iterable[int], n_rows: int, name: str) -> list[int]:
     """
     if isinstance(removed, str) or not isinstance(removed, Iterable):
         raise TypeError(f"{name} must be a list of row indices, got {removed!r}")
+    if isinstance(removed, Tensor | np.ndarray) and removed.dtype in (torch.bool, np.bool_):
+        if tuple(removed.shape) != (n_rows,):
+            raise IndexError(f"{name} is a mask of shape {tuple(removed.shape)}, but the data has {n_rows} rows")
+        return np.flatnonzero(removed.cpu() if isinstance(removed, Tensor) else removed).tolist()
     rows: dict[int, None] = {}  # a set in the order given
     for index in removed.tolist() if isinstance(removed, Tensor) else removed:
         row = index.item() if isinstance(index, Tensor | np.generic) else index

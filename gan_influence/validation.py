@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from gan_influence.checks import check_whole, is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
+from gan_influence.harmfulness import checked_scores, members
 from gan_influence.metrics.metric import Measurable, metric_value
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
@@ -32,8 +34,8 @@ class Agreement:
     """What :func:`validate` found. ``print`` shows it in full.
 
     Attributes:
-        rows: the rows that were retrained without.
-        estimates: their scores, float64.
+        rows: the rows, or the groups, that were retrained without.
+        estimates: their scores, of a group the sum, float64.
         truth: their influences, by retraining, float64.
         tau: Kendall's tau-b between both; ``None`` where one of them is constant.
         p_value: of a tau as large or larger, were the order random; exact where there are no ties.
@@ -44,7 +46,7 @@ class Agreement:
         reason: for the verdict. Without trust it begins with ``rounding``, ``sign``, ``order`` or ``size``.
     """
 
-    rows: tuple[int, ...]
+    rows: tuple[Any, ...]
     estimates: Float[Tensor, " rows"]
     truth: Float[Tensor, " rows"]
     tau: float | None
@@ -75,9 +77,10 @@ def validate(
     trace: Trace,
     metric: Measurable,
     scores: Float[Tensor, " N"],
-    rows: int | Iterable[int] = 8,
+    rows: int | Iterable[Any] = 8,
     seed: int = 0,
     *,
+    groups: Sequence[Any] | Tensor | None = None,
     last: int | None = None,
     replicas: int = 4,
     progress: bool = False,
@@ -109,6 +112,8 @@ def validate(
         scores: of all rows, ``metric(after removal) - metric(before)``, from :func:`gan_influence.itd`,
             :func:`gan_influence.aid` or anywhere else.
         rows: how many to draw, at least 4, of those with a weight that a batch of the run uses; or which.
+        groups: of each row the group that it belongs to, a class or a file. Then whole groups are left out, of which
+            the estimate is the sum of their scores; ``rows`` says how many groups, or names them.
         seed: of the draw, ``numpy.random.default_rng(seed)``, and of the signs, ``default_rng([seed, 1])``.
         last: retrain that many final steps only. Scores of ``itd(..., last=k)`` are to be validated with ``last=k``.
         replicas: how many retrainings the noise floor is measured by, at least 1.
@@ -130,19 +135,26 @@ def validate(
         >>> validate(trace, metric, scores).trusted, validate(trace, metric, -scores).trusted
         (True, False)
     """
-    given = _checked_scores(scores, trace)
+    given = checked_scores(scores, trace.size).cpu().double()
     check_whole("seed", seed, 0)
     check_whole("replicas", replicas)
-    chosen = _chosen(rows, _with_influence(trace, trace.window(last)), seed, trace.size)
+    candidates = _with_influence(trace, trace.window(last))
+    if groups is None:
+        chosen: list[Any] = _chosen(rows, candidates, seed, trace.size)
+        removals = [[row] for row in chosen]
+    else:
+        of_groups = members(groups, trace.size)
+        chosen = _chosen_groups(rows, of_groups, set(candidates), seed)
+        removals = [of_groups[name] for name in chosen]
+    estimates = torch.stack([given[removed].sum() for removed in removals])
 
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
-    removals = [[row] for row in chosen]
     truth, rounding = counterfactual_and_rounding(trace, metric, removals, signs, last, progress=progress)
     floor = max(_rms(rounding.cpu().numpy()), _half_a_unit(trace, metric))
-    return _agreement(tuple(chosen), given[chosen], truth.cpu(), floor)
+    return _agreement(tuple(chosen), estimates, truth.cpu(), floor)
 
 
-def _agreement(rows: tuple[int, ...], estimates: Tensor, truth: Tensor, floor: float) -> Agreement:
+def _agreement(rows: tuple[Any, ...], estimates: Tensor, truth: Tensor, floor: float) -> Agreement:
     e, t = estimates.numpy(), truth.numpy()
     tau, p_value = kendalltau(e, t, alternative="greater")
     p_reversed = kendalltau(e, t, alternative="less").pvalue
@@ -173,25 +185,6 @@ def _verdict(
     if not _SLOPE[0] <= slope <= _SLOPE[1]:
         return False, f"size: the influences are {slope:.2g} times the scores, outside {_SLOPE[0]:g} to {_SLOPE[1]:g}"
     return True, f"{order}, the slope {slope:.2f}, and the influences are {signal / floor:.2g} times the noise floor"
-
-
-def _checked_scores(scores: object, trace: Trace) -> Float[Tensor, " N"]:
-    if isinstance(scores, np.ndarray):
-        scores = torch.from_numpy(scores)
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        kind = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores must be a floating-point tensor ({trace.size},), one a row, got {kind}")
-    if scores.ndim == 2 and scores.shape[1] == trace.size:
-        raise ValueError(
-            f"scores are of {len(scores)} stops or terms, shape {tuple(scores.shape)}: validate one of them, such as "
-            "scores[-1], on a run that ends where it was scored"
-        )
-    if scores.shape != (trace.size,):
-        raise ValueError(f"the data has {trace.size} rows, but scores have shape {tuple(scores.shape)}: one a row")
-    bad = (~scores.isfinite()).nonzero()
-    if len(bad):
-        raise ValueError(f"scores contain NaN or infinity, first for row {int(bad[0])}: there is nothing to compare")
-    return scores.detach().cpu().double()
 
 
 def _with_influence(trace: Trace, start: int) -> list[int]:
@@ -225,6 +218,24 @@ def _chosen(rows: int | Iterable[int], candidates: list[int], seed: int, n_rows:
             f"weight other than 0 in the batches of these steps, got {rows}"
         )
     return sorted(np.random.default_rng(seed).choice(candidates, rows, replace=False).tolist())
+
+
+def _chosen_groups(rows: Any, of_groups: dict[Any, list[int]], candidates: set[int], seed: int) -> list[Any]:
+    influential = [name for name, own in of_groups.items() if not candidates.isdisjoint(own)]
+    if is_whole(rows):
+        if not _FEWEST_ROWS <= rows <= len(influential):
+            raise ValueError(
+                f"rows must be a number of groups from {_FEWEST_ROWS}, since fewer show no order, to "
+                f"{len(influential)}, those with influence on these steps, got {rows}"
+            )
+        drawn = np.random.default_rng(seed).choice(len(influential), rows, replace=False)
+        return [influential[k] for k in sorted(drawn)]
+    named = list(rows) if isinstance(rows, Iterable) else []
+    unknown = [name for name in named if name not in influential]
+    if unknown or len(named) < _FEWEST_ROWS or len(set(named)) < len(named):
+        what = f"{unknown[0]!r} is no group with influence" if unknown else f"got {rows!r}"
+        raise ValueError(f"rows must be how many groups, or at least {_FEWEST_ROWS} of their names, each once: {what}")
+    return named
 
 
 def _half_a_unit(trace: Trace, metric: Measurable) -> float:

@@ -33,6 +33,8 @@ class AverageLoss(MeasuredOnTraces):
         ValueError: inputs are empty or not finite, or there is not one target for each.
     """
 
+    larger_is_better = False
+
     @undisturbed
     def __init__(self, inputs: Float[Tensor, "n *instance"], targets: Tensor, each: bool = False):
         check_rows("inputs", inputs)

@@ -44,6 +44,8 @@ class DiscriminatorLoss(MeasuredOnTraces):
         1.386294
     """
 
+    larger_is_better = False
+
     @undisturbed
     def __init__(self, reference: Float[Tensor, "n *instance"], latents: Float[Tensor, "K *latent"]):
         check_reference_and_latents(reference, latents)

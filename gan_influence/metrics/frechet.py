@@ -82,6 +82,8 @@ class FrechetDistance(MeasuredOnTraces):
         2.0
     """
 
+    larger_is_better = False
+
     @undisturbed
     def __init__(
         self,

@@ -62,6 +62,8 @@ class InceptionScore(MeasuredOnTraces):
         1.0
     """
 
+    larger_is_better = True
+
     @undisturbed
     def __init__(
         self,

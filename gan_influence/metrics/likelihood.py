@@ -49,6 +49,8 @@ class AverageLogLikelihood(MeasuredOnTraces):
         -0.918939
     """
 
+    larger_is_better = True
+
     @undisturbed
     def __init__(
         self,

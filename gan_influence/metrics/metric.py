@@ -39,7 +39,8 @@ class Metric(Protocol):
     """A number measured at one state of the players, or several, ``(k,)``: any object with this method can be scored.
 
     So can a plain function of the players. With a method ``check(players)`` besides, it is asked once before it is
-    measured; what it raises is passed on. Modules are seen as after ``.eval()``; a metric with an attribute
+    measured; what it raises is passed on. With an attribute ``larger_is_better`` it says in which direction rows are
+    harmful: see :func:`gan_influence.harmfulness`. Modules are seen as after ``.eval()``; a metric with an attribute
     ``mode = "train"`` sees them as they are trained, where BatchNorm takes the statistics of the metric's own batch.
 
     Example:

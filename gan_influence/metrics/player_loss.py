@@ -32,6 +32,8 @@ class PlayerLoss(MeasuredOnTraces):
         TypeError: there is no row.
     """
 
+    larger_is_better = False
+
     @undisturbed
     def __init__(self, player: str, rows: Tree, latents: Tree = None, noise: Tree = None, each: bool = False):
         if not trees.leaves(rows):
