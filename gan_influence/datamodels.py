@@ -18,6 +18,7 @@ from gan_influence.harmfulness import checked_scores
 from gan_influence.metrics.metric import Measurable
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
+from gan_influence.validation import noise_floor
 
 __all__ = ["DatamodelingScore", "lds"]
 
@@ -138,7 +139,7 @@ def lds(
     removals = [sorted(rng.permutation(weighted)[kept:].tolist()) for _ in range(subsets)]
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
     truth, rounding = counterfactual_and_rounding(trace, metric, removals, signs, last, progress=progress)
-    truth, floor = truth.cpu(), float(rounding.square().mean().sqrt())
+    truth, floor = truth.cpu(), noise_floor(trace, metric, rounding)
     resampled = rng.integers(subsets, size=(_RESAMPLES, subsets))
     found = {}
     for name, one in given.items():

@@ -21,7 +21,7 @@ from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
-__all__ = ["Agreement", "validate"]
+__all__ = ["Agreement", "noise_floor", "validate"]
 
 _ABOVE_FLOOR = 3.0
 _TAU, _LEVEL = 0.5, 0.05
@@ -150,7 +150,7 @@ def validate(
 
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
     truth, rounding = counterfactual_and_rounding(trace, metric, removals, signs, last, progress=progress)
-    floor = max(_rms(rounding.cpu().numpy()), _half_a_unit(trace, metric))
+    floor = noise_floor(trace, metric, rounding)
     return _agreement(tuple(chosen), estimates, truth.cpu(), floor)
 
 
@@ -238,10 +238,10 @@ def _chosen_groups(rows: Any, of_groups: dict[Any, list[int]], candidates: set[i
     return named
 
 
-def _half_a_unit(trace: Trace, metric: Measurable) -> float:
-    """Of the metric's own last place, at the end of the run: no difference is known more closely."""
+def noise_floor(trace: Trace, metric: Measurable, rounding: Float[Tensor, " K"]) -> float:
+    """What rounding does to the metric: of replicas, or half a unit in its last place, of which no difference knows."""
     value = metric_value(metric, trace.game, trace.seen(), trace.held())
-    return torch.finfo(value.dtype).eps / 2 * abs(float(value))
+    return max(_rms(rounding.cpu().numpy()), torch.finfo(value.dtype).eps / 2 * abs(float(value)))
 
 
 def _rms(values: np.ndarray) -> float:

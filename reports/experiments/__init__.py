@@ -6,6 +6,7 @@ from reports.experiments.dcgan_traceback import DCGAN_TRACEBACK
 from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.fcgan_kinks import FCGAN_KINKS
+from reports.experiments.lds import LDS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
@@ -21,5 +22,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         FCGAN_CLEANSING,
         DCGAN_ACCURACY,
         DCGAN_TRACEBACK,
+        LDS,
     )
 }

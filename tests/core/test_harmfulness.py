@@ -200,7 +200,7 @@ def test_lds_is_spearmans_of_summed_scores_and_runs_on_random_subsets(make):
     assert found.truth.tolist() == pytest.approx(truth, rel=1e-6)
     assert found.correlation == pytest.approx(spearmanr(predictions, truth).statistic)
     assert found.low <= found.correlation <= found.high
-    assert 0 <= found.noise_floor < 1e-6 * found.spread
+    assert 0 < found.noise_floor < 1e-6 * found.spread
 
 
 def test_lds_tells_good_scores_from_chance_and_from_their_opposite():
