@@ -241,7 +241,7 @@ REMOVED = {
     "float": ([3.0], TypeError, r"contains 3\.0, which is not a row index"),
     "bool": ([True], TypeError, r"contains True, which is not a row index"),
     "name": (["3"], TypeError, r"contains '3', which is not a row index"),
-    "mask": (torch.tensor([False, True]), TypeError, r"contains False, which is not a row index"),
+    "mask": (torch.tensor([False, True]), IndexError, r"is a mask of shape \(2,\), but the data has 24 rows"),
     "float-tensor": (torch.tensor([3.0]), TypeError, r"contains 3\.0, which is not a row index"),
     "string": ("3", TypeError, r"must be a list of row indices, got '3'"),
     "single-number": (3, TypeError, r"must be a list of row indices, got 3"),
