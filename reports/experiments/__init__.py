@@ -7,6 +7,7 @@ from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.fcgan_kinks import FCGAN_KINKS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
+from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
 __all__ = ["EXPERIMENTS"]
@@ -16,6 +17,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for experiment in (
         LQGAN_ACCURACY,
         LQGAN_INITIALISATION,
+        LQGAN_CLEANSING,
         FCGAN_ACCURACY,
         FCGAN_KINKS,
         FCGAN_CLEANSING,
