@@ -21,7 +21,8 @@ from reports.summary import Summary
 
 __all__ = ["LQGAN_CLEANSING"]
 
-CHANGE, CONTROLS, MEAN = "Table VII", "Controls", "Mean over kept rows"
+CHANGE, DEVIATION = "Table VII", "Table VII, standard deviation .5"
+CONTROLS, MEAN = "Controls", "Mean over kept rows"
 CLOSER, MEAN_CLOSER = "Wasserstein distance", "Wasserstein distance, mean over kept rows"
 FOUND, REST, REFERENCES = "Contaminated rows removed", "At rest", "References"
 OURS = "Influence on ALL by ITD (Ours)"
@@ -78,23 +79,22 @@ def in_hundredths(rate: float) -> str:
 
 
 def units(settings: Settings) -> list[str]:
-    """One: all selections and rates of a seed are retrained as one batch of models."""
-    return ["cleansing"]
+    """One for each reading of N(1, .5); all selections and rates of a seed are retrained as one batch of models."""
+    return ["variance", "deviation"]
 
 
 def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str, Any]:
+    return as_variance(settings, seed, device) if unit == "variance" else as_deviation(settings, seed, device)
+
+
+def as_variance(settings: Settings, seed: int, device: str) -> dict[str, Any]:
+    """Table VII with N(mean, variance), everything that stands beside it, and the pictures of the first seeds."""
     streams = Streams.of(seed)
     given = Contaminated.of(settings, streams, device)
-    harm = {
-        name: one(given.trace, given.validation).cpu() for name, one in selections(settings, given, streams).items()
-    }
+    harm = harmfulness(settings, given, streams)
     removed = removals(settings, harm, given.contaminated, streams)
     kept, mean = weightings(settings, removed)
-    one = torch.ones(1, settings["rows"], dtype=torch.float64)
-    thetas = trained_with(given.trace, torch.cat([one, *kept.values(), *mean.values()]))
-    factual, *after = thetas.split([1] + [len(settings["rates"])] * (len(kept) + len(mean)))
-    with_kept = dict(zip(kept, after, strict=False))
-    with_mean = dict(zip(mean, after[len(kept) :], strict=True))
+    factual, (with_kept, with_mean) = retrained(given, kept, mean)
     at_rest = {name: at_equilibrium(given, kept[name], float(factual[0, 0])) for name in SELECTIONS}
 
     def change(models: dict[str, Tensor], *names: str) -> dict[str, list[float]]:
@@ -123,6 +123,32 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str,
             "mean": {name: generators(models) for name, models in with_mean.items()},
         }
     return record
+
+
+def as_deviation(settings: Settings, seed: int, device: str) -> dict[str, Any]:
+    """Table VII again with N(mean, standard deviation^2), from the same draws."""
+    squared = {part: [settings[part][0], settings[part][1] ** 2] for part in ("clean", "harmful")}
+    settings, streams = {**settings, **squared}, Streams.of(seed)
+    given = Contaminated.of(settings, streams, device)
+    removed = removals(settings, harmfulness(settings, given, streams), given.contaminated, streams)
+    kept, _ = weightings(settings, removed)
+    factual, (with_kept,) = retrained(given, {name: kept[name] for name in SELECTIONS})
+    return {"tables": {DEVIATION: {name: changes(given, factual, models) for name, models in with_kept.items()}}}
+
+
+def harmfulness(settings: Settings, given: Contaminated, streams: Streams) -> dict[str, Tensor]:
+    """Every selection's score of every row: the larger, the more harmful."""
+    chosen = selections(settings, given, streams)
+    return {name: select(given.trace, given.validation).cpu() for name, select in chosen.items()}
+
+
+def retrained(given: Contaminated, *groups: dict[str, Tensor]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """The factual players, and those of every weighting of every group, all trained side by side."""
+    weights = [of_rows for group in groups for of_rows in group.values()]
+    one = torch.ones(1, given.trace.size, dtype=torch.float64)
+    factual, *after = trained_with(given.trace, torch.cat([one, *weights])).split([1, *map(len, weights)])
+    reached = iter(after)
+    return factual, [{name: next(reached) for name in group} for group in groups]
 
 
 def selections(settings: Settings, given: Contaminated, streams: Streams) -> dict[str, Selection]:
@@ -219,7 +245,8 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
         table: {
             row: dict(zip(across.get(table, columns(settings)), values, strict=True)) for row, values in lines.items()
         }
-        for table, lines in records["cleansing"]["tables"].items()
+        for record in records.values()
+        for table, lines in record["tables"].items()
     }
 
 
@@ -350,7 +377,14 @@ def findings(summary: Summary) -> list[str]:
     """What the numbers say, computed from them."""
     found = [_best(summary, row) for row in SELECTIONS]
     found += [_order(summary, column) for column in _columns_of(summary, 0.05, 0.1)]
-    found += [_significance(summary), *_against(summary), _losses(summary), _point(summary), _shrinking(summary)]
+    found += [
+        _readings(summary),
+        _significance(summary),
+        *_against(summary),
+        _losses(summary),
+        _point(summary),
+        _shrinking(summary),
+    ]
     found += [_closest(summary), _rest(summary)]
     return [sentence for sentence in found if sentence]
 
@@ -382,6 +416,24 @@ def _order(summary: Summary, column: str) -> str:
 
     printed = ranked(summary.published_mean)
     return f"Order at rate {column}: {ranked(summary.mean)}" + (f" (printed: {printed})." if printed else ".")
+
+
+def _readings(summary: Summary) -> str:
+    """N(1, .5): is .5 a variance or a standard deviation? Which is nearer to what is printed?"""
+    if not summary.comparable:
+        return ""
+    parts = []
+    for table, reading in ((CHANGE, "variance"), (DEVIATION, "standard deviation")):
+        cells = [
+            (abs((summary.mean(table, row, column) or 0.0) - printed["value"]), printed["std"])
+            for (_, row, column), printed in summary.published.cells.items()
+        ]
+        within = sum(off <= std for off, std in cells)
+        parts.append(
+            f"{within} of {len(cells)} means are within one printed standard deviation of the printed mean, "
+            f"{np.mean([off for off, _ in cells]):.2f} away on average, if .5 is a {reading}"
+        )
+    return f"The paper does not say how N(1, .5) is to be read: {'; '.join(parts)}."
 
 
 def _significance(summary: Summary) -> str:
@@ -545,7 +597,8 @@ LQGAN_CLEANSING = Experiment(
         "all T steps are trained once more with denominators unchanged (eq. 6). The change of the average "
         "log-likelihood (ALL) on test rows of N(1, .5) is printed without a unit; nats x 100 give the printed sizes. "
         "The paper states neither the initialisation (all four parameters are drawn from N(0, 1) here) nor AID's M in "
-        "this experiment (M = T here); variances are .5. What is not in the paper: the fall of the 2-Wasserstein "
+        "this experiment (M = T here), nor whether .5 is a variance, as in N(0, I), or a standard deviation: both are "
+        "run, and all else belongs to the former. What is not in the paper: the fall of the 2-Wasserstein "
         "distance between what the generator makes and N(1, .5), in closed form, since ALL at bandwidth 1 prefers a "
         "collapsed generator; random removal of as many rows of each part as ITD takes; no removal, the rows' term "
         "multiplied by the share that would be kept (a smaller learning rate of that term); and retraining with the "
@@ -558,6 +611,12 @@ LQGAN_CLEANSING = Experiment(
     },
     quantities=(
         _table(CHANGE, "Change of test ALL (nats x 100) after removing a share of the rows", *SELECTIONS),
+        _table(
+            DEVIATION,
+            "The same where N(1, .5) and N(-2, .5) are read with a standard deviation of .5, a variance of .25",
+            *SELECTIONS,
+            beside=CHANGE,
+        ),
         _table(CONTROLS, "Change of test ALL (nats x 100) of controls; not in the paper", SAME_PARTS, SCALED),
         _table(
             MEAN,
