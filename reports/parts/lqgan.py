@@ -48,18 +48,19 @@ class Contaminated(NamedTuple):
     @classmethod
     def of(cls, settings: Settings, streams: Streams, device: str) -> Contaminated:
         """Train it (TNNLS VI-C1); validation and test rows are of the clean part alone."""
-        normal, (mean, variance) = gi.datasets.normal_1d, settings["clean"]
+        normal = gi.datasets.normal_1d
+        clean, harmful = ((mean, deviation**2) for mean, deviation in (settings["clean"], settings["harmful"]))
         data, contaminated = gi.datasets.contaminated_normal_1d(
             settings["rows"],
             seed=streams.rows,
-            clean=(mean, variance),
-            harmful=tuple(settings["harmful"]),
+            clean=clean,
+            harmful=harmful,
             clean_share=settings["clean_share"],
         )
         latents = normal(settings["latents"], mean=0.0, seed=streams.latents)
-        reference = normal(settings["validation_rows"], mean, variance, seed=streams.validation_rows)
+        reference = normal(settings["validation_rows"], *clean, seed=streams.validation_rows)
         validation_latents = normal(settings["metric_latents"], mean=0.0, seed=streams.validation_latents)
-        test_rows = normal(settings["test_rows"], mean, variance, seed=streams.test_rows)
+        test_rows = normal(settings["test_rows"], *clean, seed=streams.test_rows)
         test_latents = normal(settings["metric_latents"], mean=0.0, seed=streams.test_latents)
         game = gi.Game(*gi.models.lqgan(seed=streams.players), loss="minimax")
         trace = gi.train(game, data, gi.FullBatch(latents), settings["steps"], gi.SGD(lr=settings["lr"]), device=device)
@@ -86,13 +87,15 @@ def trained_with(trace: gi.Trace, weights: Float[Tensor, "models N"]) -> Float[T
 
 
 def wasserstein(
-    generators: Float[np.ndarray, "*models 2"], mean: float, variance: float
+    generators: Float[np.ndarray, "*models 2"], mean: float, deviation: float
 ) -> Float[np.ndarray, " *models"]:
-    """The 2-Wasserstein distance of N(phi_2, phi_1^2), which G generates, from N(mean, variance), exactly.
+    """The 2-Wasserstein distance of N(phi_2, phi_1^2), which G generates, from N(mean, deviation^2), exactly.
 
-    In one dimension the optimal coupling is monotone, so that it is ``sqrt((phi_2 - mean)^2 + (|phi_1| - sd)^2)``.
+    In one dimension the optimal coupling is monotone::
+
+        W_2 = sqrt((phi_2 - mean)^2 + (|phi_1| - deviation)^2)
     """
-    return np.hypot(generators[..., 1] - mean, np.abs(generators[..., 0]) - math.sqrt(variance))
+    return np.hypot(generators[..., 1] - mean, np.abs(generators[..., 0]) - deviation)
 
 
 def equilibrium(
