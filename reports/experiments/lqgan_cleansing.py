@@ -315,13 +315,13 @@ def _scale(limit: float) -> Any:
 def _densities(axes: Any, summary: Summary, after: dict[str, list[float]], before: tuple[str, list[float]]) -> None:
     """What generators make, N(phi_2, phi_1^2), and the truth; a collapsed one would leave the axes."""
     mean, deviation = summary.settings["clean"]
-    x = np.linspace(-4, 4, 401)
+    x = np.linspace(-3, 4, 701)
     axes.plot(x, norm.pdf(x, mean, deviation), color="0.2", linewidth=2, alpha=0.5, label="True")
     for index, (name, (scale, shift)) in enumerate({before[0]: before[1], **after}.items()):
         axes.plot(
             x, norm.pdf(x, shift, max(abs(scale), 1e-3)), f"C{index}", linestyle="--" if index else "-", label=name
         )
-    axes.set_ylim(0, 1.0)
+    axes.set_ylim(0, 1.2)
     axes.set_xlabel("x")
     axes.legend(frameon=False, fontsize=7, loc="upper left")
 
@@ -570,8 +570,9 @@ def _rest(summary: Summary) -> str:
 
 
 def _short(row: str) -> str:
-    names = {OURS: "ITD", SELECTIONS[1]: "AID", LOSSES[0]: "loss by ITD", LOSSES[1]: "loss by AID"}
-    return names.get(row, row[0].lower() + row[1:])
+    if row in SELECTIONS:
+        return ("ITD", "AID", "loss by ITD", "loss by AID", "isolation forest", "random")[SELECTIONS.index(row)]
+    return row[0].lower() + row[1:]
 
 
 def _listed(columns: Sequence[str]) -> str:
@@ -600,9 +601,9 @@ LQGAN_CLEANSING = Experiment(
         "this experiment (1 000 here, as in its StyleGAN experiment), nor whether .5 is a standard deviation or a "
         "variance: both are run, and all else belongs to the former, whose numbers are nearer to the printed ones. "
         "Not in the paper: the fall of the 2-Wasserstein distance between what the generator makes and N(1, .5), in "
-        "closed form, since ALL at bandwidth 1 prefers a collapsed generator; random removal of as many rows of each part as ITD takes; no removal, the rows' term "
-        "multiplied by the share that would be kept (a smaller learning rate of that term); and retraining with the "
-        "mean over kept rows, which undoes it."
+        "closed form, since ALL at bandwidth 1 prefers a collapsed generator; random removal of as many rows of each "
+        "part as ITD takes; no removal, the rows' term multiplied by the share that would be kept (a smaller learning "
+        "rate of that term); and retraining with the mean over kept rows, which undoes it."
     ),
     presets={
         "smoke": Preset(SMOKE, seeds=2, as_published=False),
