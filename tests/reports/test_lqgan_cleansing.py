@@ -415,7 +415,7 @@ def test_findings_follow_the_numbers():
     assert "ITD at 0.50 gains +22.00 in ALL, while the distance falls by -40.00" in text
     assert "changes ALL at 0.50 by -2.00, random removal by +0.00" in text
     assert "ITD +5.00 at" in text
-    assert "12 at 0.50" in text  # from ALL at rest, 0
+    assert "is 9.9 (12) at 0.01" in text  # at rest all is 0
     assert "if .5 is a standard deviation" in text
 
 
