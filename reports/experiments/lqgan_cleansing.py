@@ -302,6 +302,7 @@ def _histogram(figure: Any, axes: Any, picture: dict[str, Any]) -> None:
     shades = colours.cmap(colours.norm(np.nan_to_num(influence)))
     axes.bar(edges[:-1], picture["counts"], np.diff(edges), align="edge", color=shades, edgecolor="0.4", linewidth=0.3)
     axes.set_title("(a) training rows", fontsize=9)
+    axes.set_ylabel("rows")
     axes.set_xlabel("x")
 
 
@@ -562,10 +563,15 @@ def _rest(summary: Summary) -> str:
         for column in summary.columns
     }
     listed = ", ".join(f"{np.median(own):.2g} ({max(own):.2g}) at {column}" for column, own in errors.items())
+    column = (_columns_of(summary, 0.1) or summary.columns[-1:])[0]
+    reached, resting = (summary.std(table, OURS, column) or 0.0 for table in (CHANGE, REST))
+    printed = summary.published.cells.get((CHANGE, OURS, column), {}).get("std")
+    beside = "" if printed is None else f" (printed: {printed:.2f})"
     return (
         "At rest the generator has the weighted sums of x and x^2 over the number of all rows: removal with kept "
         "denominators pulls both moments towards 0. Retrainings are on their way there: the median (largest) distance "
-        f"of a change from the one at rest, over seeds and selections, is {listed}."
+        f"of a change from the one at rest, over seeds and selections, is {listed}. ITD's standard deviation over "
+        f"seeds at {column} is {reached:.2f}, and {resting:.2f} at rest{beside}."
     )
 
 
