@@ -46,7 +46,7 @@ def contaminated_normal_1d(
         n: how many rows.
         seed: of all draws.
         clean, harmful: ``(mean, variance)`` of each part. The second argument of N is read as a variance, as in the
-            paper's own N(0, I).
+            paper's own N(0, I); Table VII has the numbers of standard deviations, ``(1, 0.25)`` and ``(-2, 0.25)``.
         clean_share: the Bernoulli's parameter.
 
     Returns:

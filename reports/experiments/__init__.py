@@ -8,6 +8,7 @@ from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
 from reports.experiments.fcgan_kinks import FCGAN_KINKS
 from reports.experiments.lds import LDS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
+from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 
 __all__ = ["EXPERIMENTS"]
@@ -17,6 +18,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for experiment in (
         LQGAN_ACCURACY,
         LQGAN_INITIALISATION,
+        LQGAN_CLEANSING,
         FCGAN_ACCURACY,
         FCGAN_KINKS,
         FCGAN_CLEANSING,
