@@ -12,8 +12,8 @@ from gan_influence.tool.planting import KINDS
 
 __all__ = ["Settings", "parsed"]
 
-_STATUS = """exit status: 0 all went well; 2 something given is wrong, and the message says what; 3 the scores are not to be
-trusted on this run, so that nothing is recommended; 130 interrupted: the same command goes on where it stopped"""
+_STATUS = """exit status: 0 all went well; 2 something given is wrong, and the message says what; 3 the scores
+are not to be trusted on this run, so that nothing is recommended; 130 interrupted: the same command goes on"""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,9 @@ class PrincipalComponents(nn.Module):
         explained: the share of the images' variance along them.
     """
 
+    mean: Tensor
+    directions: Tensor
+
     def __init__(self, images: Float[Tensor, "n *image"], k: int):
         super().__init__()
         flat = images.flatten(1).double()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -77,22 +78,15 @@ def _of_scores(problem: Problem, settings: Settings, few: Trace, more: Trace, wi
 
 
 def _retrained(trace: Trace, metric: Any, models: int) -> None:
-    counterfactual(
-        trace,
-        metric,
-        [[row] for row in trace.batch(0).indices[:models].tolist()]
-        if _named(trace)
-        else [[row] for row in range(models)],
-    )
-
-
-def _named(trace: Trace) -> bool:
-    return trace.batch(0).indices is not None
+    """So many models, from the first step on."""
+    indices = trace.batch(0).indices
+    rows = range(models) if indices is None else indices[:models].tolist()
+    counterfactual(trace, metric, [[row] for row in rows])
 
 
 def _a_step(work: Callable[[Trace], object], few: Trace, more: Trace) -> float:
     """Seconds a step of the game."""
-    took = [_seconds(lambda trace=trace: work(trace)) for trace in (few, more)]
+    took = [_seconds(partial(work, trace)) for trace in (few, more)]
     return max(took[1] - took[0], took[1] / _MORE / 10) / (_MORE - _FEW)
 
 

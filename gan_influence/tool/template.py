@@ -1,6 +1,7 @@
 """A training to be cleansed: gan-influence cleanse --game THIS_FILE.py
 
-Put your own players, rows and settings in place of these. build() must return the same at every call: seed what it draws.
+Put your own players, rows and settings in place of these. build() must return the same at
+every call: seed what it draws.
 """
 
 import torch
@@ -8,12 +9,14 @@ import torch
 import gan_influence as gi
 
 
-def build():
+def build() -> dict:
     digits = gi.datasets.digits()
     training, scoring, judging = gi.datasets.split(digits, 1197, 300, 300, seed=0)
     generator, discriminator = gi.models.dcgan(16, 8, latent_size=16, seed=0)  # any two nn.Modules
 
-    def distance(reference, seed):  # any number that players.generate(latents) gives, differentiable
+    def distance(
+        reference: torch.Tensor, seed: int
+    ) -> gi.metrics.FrechetDistance:  # any number that players.generate(latents) gives, differentiable
         latents = torch.randn(500, 16, generator=torch.Generator().manual_seed(seed))
         return gi.metrics.FrechetDistance(lambda images: images[:, :, ::2, ::2].flatten(1), reference, latents)
 
