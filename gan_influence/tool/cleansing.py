@@ -11,7 +11,7 @@ from gan_influence.tool.arguments import Settings
 from gan_influence.tool.builtin import problem_of_images
 from gan_influence.tool.demonstration import found_by_methods, shown
 from gan_influence.tool.estimate import estimate
-from gan_influence.tool.folder import CHECKPOINTS, opened, swept
+from gan_influence.tool.folder import CHECKPOINTS, opened, same_threads, swept
 from gan_influence.tool.judging import judged, save_generator
 from gan_influence.tool.outcome import Outcome
 from gan_influence.tool.page import write_page
@@ -42,6 +42,7 @@ def cleanse(settings: Settings) -> int:
         print(estimate(problem, settings, last))
         return 0
     out = opened(settings.out)
+    same_threads(out)
     print(f"{problem.size} rows, {problem.steps} steps, {problem.game.size} parameters; writing to {out}", flush=True)
     trace = trained(problem, settings, out / CHECKPOINTS)
     outcome = _scored(problem, settings, trace, last, count, out / CHECKPOINTS)

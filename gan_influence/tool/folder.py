@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from gan_influence.tool.errors import InputError
 
-__all__ = ["CHECKPOINTS", "opened", "swept"]
+__all__ = ["CHECKPOINTS", "opened", "same_threads", "swept"]
 
 CHECKPOINTS = "checkpoints"
 _RESULTS = (
@@ -43,3 +45,12 @@ def swept(out: Path) -> None:
     """Take out the results of an earlier call, so that none is left that this one does not stand for."""
     for name in _RESULTS:
         (out / name).unlink(missing_ok=True)
+
+
+def same_threads(out: Path) -> None:
+    """As many threads as the run began with: with another number sums round otherwise, and no replay would fit."""
+    file = out / CHECKPOINTS / "threads"
+    if file.exists():
+        torch.set_num_threads(int(file.read_text()))
+    else:
+        file.write_text(f"{torch.get_num_threads()}\n")

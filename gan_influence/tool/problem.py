@@ -15,7 +15,7 @@ from gan_influence.checks import is_real, is_whole
 from gan_influence.game import Game
 from gan_influence.harmfulness import larger_is_better
 from gan_influence.tool.arguments import Settings
-from gan_influence.tool.errors import FEWEST, InputError
+from gan_influence.tool.errors import InputError
 
 __all__ = ["Problem", "checked_removal", "device_of", "is_pictures"]
 
@@ -58,8 +58,6 @@ class Problem:
 
     def __post_init__(self) -> None:
         larger_is_better(self.metric)
-        if self.size < FEWEST:
-            raise InputError(f"there are {self.size} training rows, but at least {FEWEST} are needed")
         for name in ("labels", "paths"):
             given = getattr(self, name)
             if given is not None and len(given) != self.size:

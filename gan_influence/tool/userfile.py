@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_influence.game import Game
 from gan_influence.tool.arguments import Settings
-from gan_influence.tool.errors import InputError
+from gan_influence.tool.errors import FEWEST, InputError
 from gan_influence.tool.problem import Problem
 
 __all__ = ["problem_of_file", "write_template"]
@@ -64,7 +64,10 @@ def problem_of_file(settings: Settings, path: Path) -> Problem:
             built[name] = tuple(map(str, _listed(built[name])))
     built["held_out"] = tuple(built.get("held_out") or ())
     kind = type(built["metric"]).__name__
-    return Problem(**{"metric_in_words": f"{kind}, as {path.name} builds it.", **built})
+    problem = Problem(**{"metric_in_words": f"{kind}, as {path.name} builds it.", **built})
+    if problem.size < FEWEST:
+        raise InputError(f"data of {path} has {problem.size} rows, but at least {FEWEST} are needed")
+    return problem
 
 
 def _built(path: Path) -> Any:
