@@ -47,11 +47,11 @@ def planted(training: Pictures, kind: str, other: Pictures | None, seed: int) ->
     rng = np.random.default_rng([seed, 5])
     n = len(training.images)
     rows = np.sort(rng.choice(n, max(round(SHARE * n), 1), replace=False))
-    images, labels = training.images.clone(), list(training.labels or ())
+    images, labels = training.images.clone(memory_format=torch.contiguous_format), list(training.labels or ())
     if kind == "inverted":
         images[rows] = -images[rows]
     elif kind == "duplicates":
-        images[rows] = images[rows[0]]
+        images[rows] = images[rows[0]].clone()
     elif other is not None:
         rows = rows[: len(other.images)]
         images[rows] = other.images[rng.permutation(len(other.images))[: len(rows)]]

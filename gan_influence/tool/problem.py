@@ -99,5 +99,14 @@ def checked_removal(settings: Settings, size: int) -> int:
 
 
 def device_of(name: str) -> str:
-    """``auto`` is a GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    """``auto`` is a GPU where there is one.
+
+    Raises:
+        InputError: it names no device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.device(name))
+    except RuntimeError as error:
+        raise InputError(f"--device must be auto, cpu or cuda, got {name}") from error

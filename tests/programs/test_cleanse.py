@@ -151,16 +151,16 @@ def test_a_folder_of_images_gets_contact_sheets(tmp_path):
         (tmp_path / "pets").mkdir(exist_ok=True)
         folder_of(tmp_path / "pets" / label, n=30, start=100 * k, mode="RGB")
     out = tmp_path / "out"
-    small = ("--steps", 6, "--channels", 2, "--rows", 4, "--batch-size", 42, "--untrusted", "--rate", 0.2)
-    assert cleanse(tmp_path / "pets", *small, "--retrain", out=out) == 0
-    for name in ("harmful.png", "helpful.png", "generated.png", "generated-after.png"):
+    small = ("--steps", 3, "--channels", 2, "--rows", 4, "--untrusted", "--rate", 0.2)
+    assert cleanse(tmp_path / "pets", *small, out=out) == 0
+    for name in ("harmful.png", "helpful.png", "generated.png"):
         with Image.open(out / name) as sheet:
             assert sheet.width > 900
     lines = table(out)
     assert len(lines) == 60 - 2 * 9  # 30 % held out
     assert {line["label"] for line in lines} == {"cats", "dogs"}
     assert all(line["path"].startswith(line["label"] + "/") for line in lines)
-    assert (out / "summary.html").read_text().count("data:image/png") == 4
+    assert (out / "summary.html").read_text().count("data:image/png") == 3
 
 
 def test_mixed_sizes_and_files_that_are_no_images_can_be_dealt_with(tmp_path, capsys):
@@ -275,14 +275,14 @@ def test_a_folder_with_another_runs_files_is_refused_with_what_differs(tmp_path,
         ('"labels": ["a"]', [], "there are 60 rows, but 1 labels: one a row"),
         ('"data": ROWS[:49]', [], "has 49 rows, but at least 50 are needed"),
         ('"metric": lambda players: players.generate(LATENTS).mean()', [], "does not say whether larger is better"),
-        ('"optimizer": gi.SGD(1e30)', [], "diverged at step"),
+        ('"optimizer": gi.SGD(1e200)', [], "diverged at step"),
         ("", ["--rate", "1"], r"--rate must be a share of the rows in \(0, 1\), got 1.0"),
         ("", ["--rate", "0"], r"--rate must be a share of the rows in \(0, 1\), got 0.0"),
         ("", ["--rate", "nan"], r"--rate must be a share of the rows in \(0, 1\), got nan"),
         ("", ["--count", "60"], "--count must be from 1 to 59, of 60 training rows, got 60"),
         ("", ["--count", "0"], "--count must be from 1 to 59"),
         ("", ["--rows", "3"], "rows must be a number from 4"),
-        ("", ["--device", "gpu7"], "device"),
+        ("", ["--device", "gpu7"], "--device must be auto, cpu or cuda, got gpu7"),
     ],
 )
 def test_what_is_wrong_with_a_game_is_said(tmp_path, game, capsys, changed, arguments, message):
@@ -422,12 +422,14 @@ def test_precision_and_recall_are_shares_of_what_is_removed_and_of_what_was_plan
 
 
 def test_the_demo_compares_four_methods(tmp_path, capsys):
-    small = ["--steps", "6", "--channels", "2", "--rows", "4", "--untrusted", "--terms", "2", "--quiet"]
+    small = ["--steps", "6", "--channels", "2", "--rows", "4", "--untrusted", "--terms", "2", "--retrain", "--quiet"]
     assert main(["demo", "inverted", *small, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     for method in ("ITD", "AID", "isolation forest", "random"):
         assert re.search(rf"{method} +\d\.\d\d +\d\.\d\d", said)
-    assert "planted rows" in (tmp_path / "out" / "summary.html").read_text()
+    page = (tmp_path / "out" / "summary.html").read_text()
+    assert "planted rows" in page
+    assert page.count("data:image/png") == 4  # with those generated after cleansing
 
 
 # ------------------------------------------------------------------------------------------------------------ parts
