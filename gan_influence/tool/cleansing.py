@@ -9,7 +9,7 @@ from gan_influence.harmfulness import harmful_rows, harmfulness
 from gan_influence.history import digest
 from gan_influence.tool.arguments import Settings
 from gan_influence.tool.builtin import problem_of_images
-from gan_influence.tool.demonstration import found_by_methods, shown
+from gan_influence.tool.demonstration import found_by_methods, harm_of_planted, shown
 from gan_influence.tool.estimate import estimate
 from gan_influence.tool.folder import CHECKPOINTS, opened, same_threads, swept
 from gan_influence.tool.judging import judged, save_generator
@@ -67,16 +67,17 @@ def _last(problem: Problem, settings: Settings) -> int | None:
 def _scored(problem: Problem, settings: Settings, trace: Trace, last: int | None, count: int, folder: Path) -> Outcome:
     scores = score(problem, settings, trace, last, folder)
     agreement = trust(problem, settings, trace, scores, last, folder)
-    found = []
+    found, harm_in_words = [], ""
     if problem.planted is not None:
         found = found_by_methods(problem, settings, trace, scores, last, count)
-        print(shown(found, count, int(problem.planted.sum())), flush=True)
+        harm_in_words = harm_of_planted(problem, settings, trace, scores, last)
+        print(shown(found, count, int(problem.planted.sum())), harm_in_words, sep="\n", flush=True)
     print(f"The scores are {agreement}", flush=True)
     recommended = agreement.trusted or settings.untrusted
     removed = harmful_rows(scores, problem.metric, count=count).tolist() if recommended else []
     harm = harmfulness(scores, problem.metric)
     groups = group_sums(problem, harm, removed)
-    return Outcome(scores, harm, agreement, recommended, removed, last, groups, found)
+    return Outcome(scores, harm, agreement, recommended, removed, last, groups, found, harm_in_words)
 
 
 def _write(
@@ -105,6 +106,6 @@ def _write_rows(out: Path, problem: Problem, outcome: Outcome) -> None:
 
 
 def _caption(problem: Problem, row: int, score: float) -> list[str]:
-    planted = " (planted)" if problem.planted is not None and problem.planted[row] else ""
-    label = [] if problem.labels is None else [f"{problem.labels[row]}{planted}"]
-    return [problem.name(row), *(label or ([planted.strip()] if planted else [])), f"{score:+.2g}"]
+    planted = ", planted" if problem.planted is not None and problem.planted[row] else ""
+    label = "" if problem.labels is None or problem.paths is not None else f" ({problem.labels[row]})"
+    return [problem.name(row) + label, f"{score:+.2g}{planted}"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gan_influence.aid import aid
 from gan_influence.baselines import isolation_forest, random_order
+from gan_influence.counterfactual import counterfactual
 from gan_influence.harmfulness import harmfulness
 from gan_influence.itd import itd
 from gan_influence.tool.arguments import Settings
@@ -16,7 +17,7 @@ from gan_influence.tool.planting import precision_and_recall
 from gan_influence.tool.problem import Problem
 from gan_influence.trace import Trace
 
-__all__ = ["Found", "found_by_methods", "shown"]
+__all__ = ["Found", "found_by_methods", "harm_of_planted", "shown"]
 
 
 class Found(NamedTuple):
@@ -47,6 +48,19 @@ def found_by_methods(
         first = values.argsort(descending=True, stable=True)[:count]
         found.append(Found(method, *precision_and_recall(first, problem.planted)))
     return found
+
+
+def harm_of_planted(
+    problem: Problem, settings: Settings, trace: Trace, scores: Float[Tensor, " N"], last: int | None
+) -> str:
+    """Do the planted rows do harm at all? All of them are left out of a retraining."""
+    assert problem.planted is not None
+    truth = float(counterfactual(trace, problem.metric, [problem.planted], last, progress=not settings.quiet)[0])
+    better = "larger" if problem.metric.larger_is_better else "smaller"
+    return (
+        f"Retrained without all planted rows the metric changes by {truth:+.3g} ({better} is better); the sum of their "
+        f"scores says {float(scores[problem.planted].sum()):+.3g}."
+    )
 
 
 def shown(found: list[Found], count: int, planted: int) -> str:

@@ -49,17 +49,27 @@ class Judgement:
     larger_is_better: bool
 
     @property
+    def is_clear(self) -> bool:
+        """The whole interval is on the better side, and beyond the random removals."""
+        sign = 1 if self.larger_is_better else -1
+        return min(sign * self.low, sign * self.high, sign * self.change - self._best_control()) > 0
+
+    def _best_control(self) -> float:
+        sign = 1 if self.larger_is_better else -1
+        return max(sign * control for control in self.controls)
+
+    @property
     def verdict(self) -> str:
         """In a sentence."""
         sign = 1 if self.larger_is_better else -1
         ends = sorted((sign * self.low, sign * self.high))
-        beats = sign * self.change > max(sign * control for control in self.controls)
+        beats = sign * self.change > self._best_control()
         if math.isnan(self.low):
             better = "better" if sign * self.change > 0 else "no better"
         else:
             better = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no different, as far as can be told"
-        than = "more than any" if beats else "but not more than every one"
-        return f"The generator is {better}; removing these rows helped {than} of {len(self.controls)} random removals."
+        than = "no random removal did as much good" if beats else "a random removal did as much good"
+        return f"After cleansing the generator is {better}; {than} ({len(self.controls)} were tried)."
 
 
 def judged(

@@ -25,7 +25,7 @@ class Outcome:
         removed: the rows, the most harmful first; none where they are not recommended.
         last: how many last steps were traced back, ``None`` is all.
         groups: label, rows, rows removed, sum of the harm.
-        found: of a demonstration.
+        found, planted_in_words: of a demonstration, and whether what was planted does harm at all.
         judgement: of the retraining.
         saved: the file of the cleansed generator.
     """
@@ -38,5 +38,6 @@ class Outcome:
     last: int | None
     groups: list[tuple[str, int, int, float]]
     found: list[Found]
+    planted_in_words: str = ""
     judgement: Judgement | None = None
     saved: str | None = None

@@ -70,18 +70,24 @@ def _verdict(problem: Problem, settings: Settings, outcome: Outcome) -> str:
     n = len(outcome.removed)
     share = f"{n} rows ({n / problem.size:.1%})"
     trust = "" if agreement.trusted else f" <b>But the scores are not to be trusted:</b> {escape(agreement.reason)}."
-    more = "" if settings.retrain else " Whether that helps, <code>--retrain</code> measures."
+    more = " Whether that helps, <code>--retrain</code> measures."
+    if outcome.judgement is not None:
+        more = f"<br>{escape(outcome.judgement.verdict)}"
     if not n:
         return f'<p class="verdict unsure"><b>No row is to be removed:</b> none does harm.{trust}</p>'
     return (
-        f'<p class="verdict {"good" if agreement.trusted else "bad"}"><b>{share} are to be removed</b>: '
+        f'<p class="verdict {_colour(outcome)}"><b>{share} are to be removed</b>: '
         f"<code>removed.txt</code>.{more}{trust}</p>"
     )
 
 
+def _colour(outcome: Outcome) -> str:
+    if not outcome.agreement.trusted:
+        return "bad"
+    return "good" if outcome.judgement is None or outcome.judgement.is_clear else "unsure"
+
+
 def _judgement(found: Judgement, saved: str | None, n: int) -> str:
-    sign = 1 if found.larger_is_better else -1
-    clear = not math.isnan(found.low) and min(sign * found.low, sign * found.high) > 0
     interval = "" if math.isnan(found.low) else f" &nbsp; [{found.low:+.3g}, {found.high:+.3g}]"
     controls = ", ".join(f"{control:+.3g}" for control in found.controls)
     where = (
@@ -91,7 +97,7 @@ def _judgement(found: Judgement, saved: str | None, n: int) -> str:
         else "Measured by the very metric that chose the rows, so it flatters: nothing was held out."
     )
     return f"""<h2>Before and after</h2>
-<p class="verdict {"good" if clear else "unsure"}">{escape(found.verdict)}</p>
+<p class="verdict {"good" if found.is_clear else "unsure"}">{escape(found.verdict)}</p>
 <table><tr><th>trained on<th class="n">metric<th class="n">change
 <tr><td>all rows<td class="n">{found.before:.4g}<td class="n">
 <tr><td>without the {n} removed<td class="n">{found.after:.4g}<td class="n">{found.change:+.3g}{interval}
@@ -111,7 +117,8 @@ def _found(outcome: Outcome) -> str:
     return f"""<h2>What was found of the planted rows</h2>
 <table><tr><th>method<th class="n">precision<th class="n">recall
 {rows}</table>
-<p class="note">Of the rows that each method removes first, as many as are asked for.</p>"""
+<p class="note">Of the rows that each method removes first, as many as are asked for.
+{escape(outcome.planted_in_words)}</p>"""
 
 
 def _picture(out: Path, name: str, title: str, text: str) -> str:

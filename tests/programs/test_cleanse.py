@@ -428,7 +428,7 @@ def test_the_demo_compares_four_methods(tmp_path, capsys):
     for method in ("ITD", "AID", "isolation forest", "random"):
         assert re.search(rf"{method} +\d\.\d\d +\d\.\d\d", said)
     page = (tmp_path / "out" / "summary.html").read_text()
-    assert "planted rows" in page
+    assert "Retrained without all planted rows" in page
     assert page.count("data:image/png") == 4  # with those generated after cleansing
 
 
