@@ -28,7 +28,7 @@ def build() -> dict:
         "optimizer": gi.Adam(1e-3, betas=(0.5, 0.999)),
         "metric": distance(scoring.images, 1),  # a metric of your own needs larger_is_better = True or False
         # The rest can be left out.
-        "options": {"update": "alternating"},  # of gi.train
+        "options": {"update": "alternating", "ema_decay": 0.98},  # of gi.train
         "last": 190,  # trace back, and retrain, so many last steps
         "held_out": [distance(judging.images, seed) for seed in range(2, 7)],  # before and after are measured by these
         "labels": training.labels,
