@@ -17,6 +17,7 @@ import gan_influence as gi
 from gan_influence.history import History
 from gan_influence.tool import main
 from gan_influence.tool.builtin import PrincipalComponents
+from gan_influence.tool.folder import opened, same_threads
 from gan_influence.tool.pictures import Pictures
 from gan_influence.tool.planting import planted, precision_and_recall, without_class
 
@@ -109,6 +110,25 @@ def test_a_game_of_ones_own_is_scored_checked_and_cleansed(tmp_path, game, capsy
     expected = gi.retrain(trace, order[:5]).module("generator").state_dict()
     saved = torch.load(out / "generator.pt", weights_only=True)
     assert all(torch.equal(saved[name], value) for name, value in expected.items())
+
+
+def test_aid_may_score_instead(tmp_path, game):
+    path, out = game(), tmp_path / "out"
+    assert cleanse("--game", path, "--estimator", "aid", "--terms", 20, "--untrusted", out=out) == 0
+    built, trace = problem(path)
+    expected = gi.aid(trace, built["metric"], terms=20)
+    assert [float(line["score"]) for line in table(out)] == pytest.approx(expected.tolist(), rel=1e-8)
+
+
+def test_the_last_steps_alone_may_be_traced_back(tmp_path, game):
+    path = game('"last": 10,')
+    assert cleanse("--game", path, "--untrusted", out=tmp_path / "ten") == 0
+    assert cleanse("--game", path, "--last", "all", out=tmp_path / "all") == 0
+    assert cleanse("--game", path, "--last", 12, "--untrusted", out=tmp_path / "twelve") == 0
+    built, trace = problem(game())
+    for name, last in (("ten", 10), ("all", None), ("twelve", 12)):
+        expected = gi.itd(trace, built["metric"], last=last)
+        assert [float(line["score"]) for line in table(tmp_path / name)] == pytest.approx(expected.tolist(), rel=1e-8)
 
 
 def test_the_summary_is_one_file_that_tells_before_and_after(tmp_path, game):
@@ -238,6 +258,18 @@ def test_an_interrupted_run_goes_on_and_ends_at_the_same_scores(tmp_path, game, 
         assert cleanse("--game", path, out=tmp_path / "parts") == 0
         assert after.kept[0] == 21  # every = 5: step 20 was kept
     assert (tmp_path / "whole/scores.csv").read_bytes() == (tmp_path / "parts/scores.csv").read_bytes()
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        same_threads(opened(tmp_path / "out"))
+        torch.set_num_threads(threads)
+        same_threads(opened(tmp_path / "out"))
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_what_is_done_is_not_done_again(tmp_path, game, monkeypatch):
