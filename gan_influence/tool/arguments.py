@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from gan_influence.tool.planting import KINDS
 
@@ -14,6 +15,28 @@ __all__ = ["Settings", "parsed"]
 
 _STATUS = """exit status: 0 all went well; 2 something given is wrong, and the message says what; 3 the scores
 are not to be trusted on this run, so that nothing is recommended; 130 interrupted: the same command goes on"""
+
+
+def _number(kind: Callable[[str], Any], holds: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """What reads a number from the command line."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, got {text}")
+        return value
+
+    return read
+
+
+_whole = _number(int, lambda value: value >= 1, "a whole number >= 1")
+_seed = _number(int, lambda value: value >= 0, "a whole number >= 0")
+_positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
+_share = _number(float, lambda value: 0 < value < 1, "a share in (0, 1)")
+_last = _number(lambda text: 0 if text == "all" else int(text), lambda value: value >= 0, "a number of steps, or 'all'")
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,18 @@ def _common(parser: argparse.ArgumentParser) -> None:
     default = Settings()
     parser.add_argument("--out", type=Path, default=default.out, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--estimate", action="store_true", help="say what it takes in time and memory, and stop")
-    training = parser.add_argument_group("the built-in DCGAN")
+    _training(parser.add_argument_group("the built-in DCGAN"), default)
+    _scoring(parser.add_argument_group("scores"), default)
+    removal = parser.add_argument_group("removal")
+    at_most = removal.add_mutually_exclusive_group()
+    at_most.add_argument("--rate", type=float, help="remove at most this share of the rows, default: 0.05")
+    at_most.add_argument("--count", type=int, help="remove at most so many rows")
+    removal.add_argument("--retrain", action="store_true", help="train without them, and compare on held-out data")
+    parser.add_argument("--device", default=default.device, help="auto, cpu or cuda")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _training(training: argparse._ArgumentGroup, default: Settings) -> None:
     training.add_argument("--steps", type=_whole, metavar="T", help="default: 1500")
     training.add_argument(
         "--batch-size", type=_whole, default=default.batch_size, metavar="B", help="default: %(default)s"
@@ -130,7 +164,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="of the images: half to score by, half to judge by",
     )
     training.add_argument("--seed", type=_seed, default=default.seed)
-    scoring = parser.add_argument_group("scores")
+
+
+def _scoring(scoring: argparse._ArgumentGroup, default: Settings) -> None:
     scoring.add_argument("--estimator", choices=["itd", "aid"], default=default.estimator, help="default: %(default)s")
     scoring.add_argument(
         "--last",
@@ -145,42 +181,3 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--rows", type=_whole, default=default.rows, help="retrained without to check trust, default: %(default)s"
     )
     scoring.add_argument("--untrusted", action="store_true", help="recommend removals all the same")
-    removal = parser.add_argument_group("removal")
-    at_most = removal.add_mutually_exclusive_group()
-    at_most.add_argument("--rate", type=float, help="remove at most this share of the rows, default: 0.05")
-    at_most.add_argument("--count", type=int, help="remove at most so many rows")
-    removal.add_argument("--retrain", action="store_true", help="train without them, and compare on held-out data")
-    parser.add_argument("--device", default=default.device, help="auto, cpu or cuda")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text}")
-    return value
-
-
-def _last(text: str) -> int:
-    return 0 if text == "all" else _whole(text)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must be a share in (0, 1), got {text}")
-    return value
