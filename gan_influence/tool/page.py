@@ -28,6 +28,7 @@ p { max-width: 75ch } .note { color: #555; font-size: .9em }
 .unsure { background: #fff6e0; border-color: #e8a200 }
 table { border-collapse: collapse } th, td { padding: .15em .9em .15em 0; text-align: left }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } img { max-width: 100% }
+pre { white-space: pre-wrap }
 .bar { display: inline-block; height: .8em; vertical-align: middle } svg text { font: 12px system-ui, sans-serif }
 """
 

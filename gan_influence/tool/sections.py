@@ -62,7 +62,6 @@ def judgement_section(found: Judgement, saved: str | None, n: int) -> str:
         else "Measured by the very metric that chose the rows, so it flatters: nothing was held out."
     )
     return f"""<h2>Before and after</h2>
-<p class="verdict {"good" if found.is_clear else "unsure"}">{escape(found.verdict)}</p>
 <table><tr><th>trained on<th class="n">metric<th class="n">change
 <tr><td>all rows<td class="n">{found.before:.4g}<td class="n">
 <tr><td>without the {n} removed<td class="n">{found.after:.4g}<td class="n">{found.change:+.3g}{interval}

@@ -1,11 +1,13 @@
 """``gan-influence``, end to end: what it writes, what it refuses, and that it goes on where it was stopped."""
 
 import csv
+import importlib
 import math
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -475,6 +477,12 @@ def test_principal_components_are_those_of_numpy():
     expected = (flat - flat.mean(0)) @ vectors[:, ::-1][:, :4]
     np.testing.assert_allclose(np.abs(components(images).numpy()), np.abs(expected), atol=1e-12)
     assert components.explained == pytest.approx(values[::-1][:4].sum() / values.sum())
+
+
+def test_the_console_script_is_the_program():
+    script = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, name = script["gan-influence"].split(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_it_is_a_module_that_runs(tmp_path):
