@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,16 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 _PLAIN = {"1": "L", "L": "L", "RGB": "RGB"}
 _CONVERTIBLE = {*_PLAIN, "LA", "P", "RGBA"}  # the others in such files, but for CMYK, have more than 8 bits a value
+_GREY = {"1", "L", "LA"}
 _TARGET = {1: "L", 3: "RGB"}
+
+
+class Look(NamedTuple):
+    """Height and width, whether there are colours, and what is wrong."""
+
+    size: tuple[int, int] | None
+    coloured: bool
+    fault: str | None
 
 
 class ImageFolder(NamedTuple):
@@ -65,13 +74,35 @@ def images(
             differs from the first in size or mode; a size below 1; colours other than 1 and 3.
     """
     check_dtype(dtype)
+    _checked(size, colours)
+    paths = image_files(folder)
+    return ImageFolder(read(paths, size, colours, dtype), tuple(path.name for path in paths))
+
+
+def read(
+    paths: Sequence[Path], size: int | tuple[int, int] | None, colours: int | None, dtype: torch.dtype
+) -> Float[Tensor, "n channels height width"]:
+    """These files, as :func:`images` reads those of a folder."""
+    return scaled(np.stack(list(_levels(paths, _checked(size, colours), colours))), dtype)
+
+
+def looked_at(path: Path) -> Look:
+    """What a file holds, or why it cannot be read when it is converted."""
+    _require_pillow()
+    try:
+        image = _opened(path)
+        _check_mode(path, image, colours=3)
+    except ValueError as error:
+        return Look(None, False, str(error))
+    return Look((image.height, image.width), image.mode not in _GREY, None)
+
+
+def _checked(size: int | tuple[int, int] | None, colours: int | None) -> tuple[int, int] | None:
     height_and_width = _height_and_width(size)
     if colours is not None and not (is_whole(colours) and colours in _TARGET):
         raise ValueError(f"colours must be 1 (grey) or 3 (RGB), got {colours!r}")
     _require_pillow()
-    paths = _paths(Path(folder))
-    levels = np.stack(list(_levels(paths, height_and_width, colours)))
-    return ImageFolder(scaled(levels, dtype), tuple(path.name for path in paths))
+    return height_and_width
 
 
 def _height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -90,7 +121,13 @@ def _require_pillow() -> None:
         raise ImportError('images needs Pillow: pip install "gan-influence[images]"') from error
 
 
-def _paths(folder: Path) -> list[Path]:
+def image_files(given: str | os.PathLike[str]) -> list[Path]:
+    """The image files in a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+    """
+    folder = Path(given)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: give the one that holds the images")
     paths = [
@@ -106,7 +143,7 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _levels(
-    paths: list[Path], size: tuple[int, int] | None, colours: int | None
+    paths: Sequence[Path], size: tuple[int, int] | None, colours: int | None
 ) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
     first = _opened(paths[0])
     for path in paths:

@@ -12,6 +12,8 @@ __all__ = ["LATENT_SIZE", "dcgan"]
 
 LATENT_SIZE = 32
 _KERNELS_AND_STRIDES = {  # of the generator, from the latent to the image; the discriminator is the mirror image
+    64: ((2, 1), (3, 1), (3, 2), (2, 1), (3, 1), (3, 1), (3, 2), (2, 1), (4, 2), (3, 1)),
+    32: ((2, 1), (3, 1), (3, 2), (2, 1), (3, 1), (3, 1), (3, 2), (4, 1)),
     28: ((2, 1), (3, 1), (3, 2), (2, 1), (3, 1), (3, 2), (4, 1)),
     8: ((2, 1), (3, 1), (2, 2)),
 }
@@ -35,11 +37,15 @@ def dcgan(
 
     Each (de)convolution is followed by a sigmoid and by layer normalisation over height, width and channels of one
     image, with a gain and a bias for each channel, as in the authors' code. Table IV's last sigmoid is the loss's.
-    For 8 pixels, a smaller GAN of the same kind that no paper has: 1 -> 2 -> 4 -> 8 and back.
+    For other sizes, GANs of the same kind that no paper has, of these images and back::
+
+        64 pixels   1 -> 2 -> 4 -> 9 -> 10 -> 12 -> 14 -> 29 -> 30 -> 62 -> 64
+        32 pixels   1 -> 2 -> 4 -> 9 -> 10 -> 12 -> 14 -> 29 -> 32
+        8 pixels    1 -> 2 -> 4 -> 8
 
     Args:
         channels: h, of every layer of either player.
-        image_size: 28 or 8 pixels.
+        image_size: 8, 28, 32 or 64 pixels.
         colours: of a pixel.
         latent_size: numbers in a latent.
         dtype: of the parameters.
@@ -50,8 +56,7 @@ def dcgan(
         ValueError: an image size that is not there, or another size below 1.
     """
     if image_size not in _KERNELS_AND_STRIDES:
-        known = " or ".join(map(str, sorted(_KERNELS_AND_STRIDES)))
-        raise ValueError(f"image_size must be {known} pixels, got {image_size!r}")
+        raise ValueError(f"image_size must be {known_sizes()} pixels, got {image_size!r}")
     for name, size in (("channels", channels), ("colours", colours), ("latent_size", latent_size)):
         if not is_whole(size) or size < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {size!r}")
@@ -74,6 +79,12 @@ def dcgan(
     for player in players:
         _initialise(player, random)
     return players
+
+
+def known_sizes() -> str:
+    """The image sizes that there are layers for, as a phrase."""
+    *smaller, largest = sorted(_KERNELS_AND_STRIDES)
+    return f"{', '.join(map(str, smaller))} or {largest}"
 
 
 def _block(convolution: nn.Module, channels: int) -> list[nn.Module]:

@@ -28,6 +28,8 @@ PARAMETERS = {  # of G and D, counted by hand: kernels; biases; gains and biases
 SIZES = {  # of the images after each (de)convolution, TNNLS Table IV
     28: ([2, 4, 9, 10, 12, 25, 28, 28], [25, 12, 10, 9, 4, 2, 1]),
     8: ([2, 4, 8, 8], [4, 2, 1]),
+    32: ([2, 4, 9, 10, 12, 14, 29, 32, 32], [29, 14, 12, 10, 9, 4, 2, 1]),
+    64: ([2, 4, 9, 10, 12, 14, 29, 30, 62, 64, 64], [62, 30, 29, 14, 12, 10, 9, 4, 2, 1]),
 }
 each_size = pytest.mark.parametrize("size", SIZES)
 
@@ -162,9 +164,9 @@ def test_the_data_type_is_as_asked_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 32}, r"image_size must be 8 or 28 pixels, got 32"),
-        ({"image_size": "28"}, r"image_size must be 8 or 28 pixels, got '28'"),
-        ({"image_size": None}, r"image_size must be 8 or 28 pixels, got None"),
+        ({"image_size": 48}, r"image_size must be 8, 28, 32 or 64 pixels, got 48"),
+        ({"image_size": "28"}, r"image_size must be 8, 28, 32 or 64 pixels, got '28'"),
+        ({"image_size": None}, r"image_size must be 8, 28, 32 or 64 pixels, got None"),
         ({"channels": 0}, r"channels must be a whole number >= 1, got 0"),
         ({"channels": 8.0}, r"channels must be a whole number >= 1, got 8.0"),
         ({"channels": True}, r"channels must be a whole number >= 1, got True"),

@@ -1,0 +1,76 @@
+"""Scores and whether they are to be trusted, kept in files so that they are computed once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gan_influence.aid import aid
+from gan_influence.history import DamagedFileError, Folder
+from gan_influence.identity import described
+from gan_influence.itd import itd
+from gan_influence.tool.arguments import Settings
+from gan_influence.tool.problem import Problem
+from gan_influence.trace import Trace
+from gan_influence.validation import Agreement, validate
+
+__all__ = ["score", "trust"]
+
+
+def score(problem: Problem, settings: Settings, trace: Trace, last: int | None, folder: Path | None = None) -> Tensor:
+    """Each row's ``metric(after removal) - metric(before)``, on the CPU.
+
+    Raises:
+        ValueError, TypeError: the metric cannot be scored; scores are not finite.
+    """
+    bar = folder is not None and not settings.quiet
+
+    def scores() -> dict[str, Tensor]:
+        if settings.estimator == "itd":
+            found = itd(trace, problem.metric, last=last, progress=bar)
+        else:
+            found = aid(trace, problem.metric, terms=settings.terms, progress=bar)
+        return {"scores": found.cpu()}
+
+    asked = (settings.estimator, last if settings.estimator == "itd" else settings.terms)
+    return _kept(folder, "scores", (problem.metric, *asked), scores)["scores"]
+
+
+def trust(
+    problem: Problem, settings: Settings, trace: Trace, scores: Float[Tensor, " N"], last: int | None, folder: Path
+) -> Agreement:
+    """Retrain without a few rows, and compare.
+
+    Raises:
+        ValueError: fewer rows than asked for have an influence.
+        DivergenceError: a retraining diverged.
+    """
+
+    def agreement() -> dict[str, Any]:
+        found = validate(
+            trace, problem.metric, scores, settings.rows, settings.seed, last=last, progress=not settings.quiet
+        )
+        return asdict(found)
+
+    found = _kept(folder, "trust", (problem.metric, scores, settings.rows, settings.seed, last), agreement)
+    return Agreement(**found)
+
+
+def _kept(folder: Path | None, name: str, asked: tuple[Any, ...], compute: Any) -> dict[str, Any]:
+    """What is in the folder for this, or else computed and put there."""
+    if folder is None:
+        return compute()
+    files, file = Folder(folder), f"{name}-{described(*asked, torch.__version__)}.pt"
+    if (folder / file).exists():
+        try:
+            return files.read(file)
+        except DamagedFileError:
+            files.remove(file)
+    found = compute()
+    files.write(file, found)
+    return found
