@@ -142,7 +142,7 @@ ITEMS: list[Item] = [
         ("density and coverage on AFHQ-Cat", STYLEGAN),
         ("MNIST classifier", CLASSIFIER),
         ("DCGAN", LAYERS),
-        ("tau on LQGAN", "lqgan-accuracy lqgan-initialisation"),
+        ("tau on LQGAN", "lqgan-accuracy lqgan-initialisation lds"),
         ("tau on DCGAN", "dcgan-accuracy text-against-tables"),
         ("cleansing, ALL on 1D-Normal", "lqgan-cleansing text-against-tables"),
         ("cleansing, IS on MNIST: printed numbers only", "text-against-tables"),

@@ -104,7 +104,7 @@ def test_the_page_is_self_contained(killed_and_resumed):
     out, _, _ = killed_and_resumed
     page = (out / "index.html").read_text()
     assert "<svg" in page
-    assert not re.search(r'(src|href)="(?!#)', page)
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
     assert not re.search(r"@import|url\((?!#)", page)
     assert "python -m reports lqgan-accuracy --preset smoke" in page
 
