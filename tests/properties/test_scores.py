@@ -280,7 +280,6 @@ def everything(trace, metric):
     return [*trace.state(), *scored(trace, metric, [[0], [3, 7]])]
 
 
-@pytest.mark.bits
 @each_kind
 def test_the_same_seed_gives_the_same_bits(kind):
     (of, trace), again = known(kind), made(kind)
@@ -309,7 +308,6 @@ def test_checkpointed_runs_give_the_bits_of_full_ones(kind, keep_graphs):
         assert same_bits(estimator(checkpointed, of.metric), estimator(trace, of.metric))
 
 
-@pytest.mark.bits
 @each_kind
 def test_a_run_that_is_read_from_a_file_is_the_run(kind, tmp_path):
     of, trace = known(kind)
