@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.checks import check, is_whole
+from gan_influence.checks import check, check_not_negative, is_whole
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.devices import repeatable
 from gan_influence.finite import ConvergenceError, check_scores
-from gan_influence.itd import check_damping, gradients_of
+from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric
 from gan_influence.solvers.names import DEFAULT_TERMS, chosen
 from gan_influence.solvers.newton import newton_steps
@@ -119,7 +119,7 @@ def aid(
         ConvergenceError: a solver has not converged: the series overflowed, or missed ``tolerance`` within ``terms``;
             GMRES missed its own within so many products; a step of Newton's did not make ``|v|`` smaller.
     """
-    check_damping(damping)
+    check_not_negative(damping=damping)
     settings, most = chosen(solver, terms, scale, tolerance)
     check(is_whole(newton) and newton >= 0, "newton", "a whole number of steps >= 0", newton)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -13,12 +13,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gan_influence.checks import check, check_whole, is_real
-from gan_influence.counterfactual import counterfactual_and_rounding
 from gan_influence.harmfulness import checked_scores
 from gan_influence.metrics.metric import Measurable
 from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
-from gan_influence.validation import noise_floor
+from gan_influence.validation import truth_and_noise_floor
 
 __all__ = ["DatamodelingScore", "lds"]
 
@@ -54,32 +53,12 @@ class DatamodelingScore:
 
 
 @overload
-def lds(
-    trace: Trace,
-    metric: Measurable,
-    scores: Float[Tensor, " N"],
-    subsets: int = ...,
-    fraction: float = ...,
-    seed: int = ...,
-    *,
-    last: int | None = ...,
-    replicas: int = ...,
-    progress: bool = ...,
-) -> DatamodelingScore: ...
+def lds(trace: Trace, metric: Measurable, scores: Tensor, *most: Any, **more: Any) -> DatamodelingScore: ...
 
 
 @overload
 def lds(
-    trace: Trace,
-    metric: Measurable,
-    scores: Mapping[str, Float[Tensor, " N"]],
-    subsets: int = ...,
-    fraction: float = ...,
-    seed: int = ...,
-    *,
-    last: int | None = ...,
-    replicas: int = ...,
-    progress: bool = ...,
+    trace: Trace, metric: Measurable, scores: Mapping[str, Tensor], *most: Any, **more: Any
 ) -> dict[str, DatamodelingScore]: ...
 
 
@@ -137,9 +116,7 @@ def lds(
 
     rng = np.random.default_rng([seed, 2])
     removals = [sorted(rng.permutation(weighted)[kept:].tolist()) for _ in range(subsets)]
-    signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
-    truth, rounding = counterfactual_and_rounding(trace, metric, removals, signs, last, progress=progress)
-    truth, floor = truth.cpu(), noise_floor(trace, metric, rounding)
+    truth, floor = truth_and_noise_floor(trace, metric, removals, seed, replicas, last, progress)
     resampled = rng.integers(subsets, size=(_RESAMPLES, subsets))
     found = {}
     for name, one in given.items():

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gan_influence.checks import is_real, is_whole
+from gan_influence.checks import check, is_real, is_whole
 
 __all__ = ["checked_scores", "group_scores", "harmful_rows", "harmfulness", "larger_is_better", "members"]
 
@@ -76,10 +76,9 @@ def harmful_rows(
         raise ValueError(f"scores must be (N,), one a row, got shape {tuple(harm.shape)}: take one of several")
     if (rate is None) == (count is None):
         raise ValueError(f"give either rate or count, got rate={rate!r} and count={count!r}")
-    if rate is not None and (not is_real(rate) or not 0 < rate < 1):
-        raise ValueError(f"rate must be a share of the rows in (0, 1), got {rate!r}")
-    if count is not None and (not is_whole(count) or not 0 < count < len(harm)):
-        raise ValueError(f"count must be a number of rows from 1 to {len(harm) - 1}, of {len(harm)}, got {count!r}")
+    check(rate is None or (is_real(rate) and 0 < rate < 1), "rate", "a share of the rows in (0, 1)", rate)
+    whole = count is None or (is_whole(count) and 0 < count < len(harm))
+    check(whole, "count", f"a number of rows from 1 to {len(harm) - 1}, of {len(harm)}", count)
     wanted = int(rate * len(harm)) if rate is not None else count
     order = harm.argsort(descending=True, stable=True)[:wanted]
     return order[harm[order] > 0] if only_harmful else order

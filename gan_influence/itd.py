@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -20,10 +19,10 @@ from gan_influence.metrics.metric import Measurable, as_metrics, check_metric, m
 from gan_influence.progress import shown
 from gan_influence.replay.recorded import PullBack
 from gan_influence.stacking import stacks
-from gan_influence.surroundings import callers_level, undisturbed
+from gan_influence.surroundings import undisturbed, warn
 from gan_influence.trace import Trace
 
-__all__ = ["check_damping", "itd"]
+__all__ = ["itd"]
 
 # Of a step: its batch, and pull-backs, each of some of the cotangents.
 Passes: TypeAlias = tuple[Inputs, Iterable[tuple[int | slice, PullBack]]]
@@ -65,7 +64,7 @@ def itd(
         ValueError: damping is negative or not finite, ``last`` or ``at`` reach outside the trace, or both are given.
         TypeError: the metric is not differentiable, not a scalar, or depends on no player.
     """
-    check_damping(damping)
+    check_not_negative(damping=damping)
     if at is not None and last is not None:
         raise ValueError("give either last or at, not both")
     start = trace.window(last)
@@ -172,15 +171,11 @@ class _Sweep:
         try:
             left = folder.read(self._name)
         except DamagedFileError as error:
-            warnings.warn(f"{error}: the sweep starts over", RuntimeWarning, stacklevel=callers_level())
+            warn(f"{error}: the sweep starts over")
             return
         self.cotangent.copy_(left["cotangent"])
         self.scores.copy_(left["scores"])
         self.down_to = int(left["down_to"])
-
-
-def check_damping(damping: float) -> None:
-    check_not_negative(damping=damping)
 
 
 def gradients_of(

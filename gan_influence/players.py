@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -182,9 +182,8 @@ class Player:
         if mode == "train":
             yield
             return
-        with _evaluating(self.module), ExitStack() as more:
-            if isinstance(self.statistics, Recompute):
-                more.enter_context(differentiated(self.module))
+        recomputed = isinstance(self.statistics, Recompute)
+        with _evaluating(self.module), differentiated(self.module) if recomputed else nullcontext():
             yield
 
 

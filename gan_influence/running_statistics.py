@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_influence import trees
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, is_whole
 from gan_influence.state import Held
 from gan_influence.trees import Tree
 
@@ -49,9 +49,8 @@ class Recompute:
                 "Recompute needs the player's inputs, a tensor or a tree of tensors of one length, got "
                 f"{[tuple(leaf.shape) for leaf in found] or type(self.inputs).__name__}"
             )
-        size = self.batch_size
-        if size is not None and (not is_whole(size) or size < 2):
-            raise ValueError(f"batch_size must be a whole number >= 2, or None, got {size!r}")
+        holds = self.batch_size is None or (is_whole(self.batch_size) and self.batch_size >= 2)
+        check(holds, "batch_size", "a whole number >= 2, or None", self.batch_size)
         smallest = min(trees.length(batch) for batch in self.batches()) if len(found[0]) else 0
         if smallest < 2:
             raise ValueError(f"Recompute has a batch of {smallest} rows, of which there is no variance: give more")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from gan_influence import trees
 from gan_influence.admission import check_data, check_end, check_start, constant_buffers
 from gan_influence.batch import Batch
-from gan_influence.checks import is_whole
+from gan_influence.checks import check, check_whole, is_whole
 from gan_influence.devices import check_device
 from gan_influence.game import Game
 from gan_influence.history import Checkpoint, DamagedFileError, History, open_folder
@@ -101,10 +101,9 @@ def train(
         OSError: the checkpoint folder is full or cannot be written to.
         DivergenceError: parameters stopped being finite; the message names the step, the player and the last losses.
     """
-    if not is_whole(steps) or steps < 0:
-        raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
-    if record is not None and (not is_whole(record) or record < 1):
-        raise ValueError(f"record must be a number of steps >= 1, or None, got {record!r}")
+    check_whole("steps", steps, 0)
+    holds = record is None or (is_whole(record) and record >= 1)
+    check(holds, "record", "a number of steps >= 1, or None", record)
     checkpoint = _check_memory(memory)
     begun, given = begin(game, data, schedule, optimizer, update, ema_decay, average_buffers, start, weights, device)
     begun.updates.check_rates(begun.first + steps)

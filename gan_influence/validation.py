@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from gan_influence.checks import check_whole, is_whole
+from gan_influence.checks import check, check_whole, is_whole
 from gan_influence.counterfactual import counterfactual_and_rounding
 from gan_influence.harmfulness import checked_scores, members
 from gan_influence.metrics.metric import Measurable, metric_value
@@ -21,7 +21,7 @@ from gan_influence.surroundings import undisturbed
 from gan_influence.trace import Trace
 from gan_influence.training import check_removal
 
-__all__ = ["Agreement", "noise_floor", "validate"]
+__all__ = ["Agreement", "truth_and_noise_floor", "validate"]
 
 _ABOVE_FLOOR = 3.0
 _TAU, _LEVEL = 0.5, 0.05
@@ -148,10 +148,28 @@ def validate(
         removals = [of_groups[name] for name in chosen]
     estimates = torch.stack([given[removed].sum() for removed in removals])
 
+    truth, floor = truth_and_noise_floor(trace, metric, removals, seed, replicas, last, progress)
+    return _agreement(tuple(chosen), estimates, truth, floor)
+
+
+def truth_and_noise_floor(
+    trace: Trace,
+    metric: Measurable,
+    removals: Sequence[Sequence[int]],
+    seed: int,
+    replicas: int,
+    last: int | None,
+    progress: bool,
+) -> tuple[Float[Tensor, " R"], float]:
+    """What removals do to the metric, by retraining, float64 on the CPU; and what rounding does to it.
+
+    That is the root mean square over replicas, or half a unit in the metric's last place, of which no difference knows.
+    """
     signs = torch.from_numpy(np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (replicas, trace.game.size)))
     truth, rounding = counterfactual_and_rounding(trace, metric, removals, signs, last, progress=progress)
-    floor = noise_floor(trace, metric, rounding)
-    return _agreement(tuple(chosen), estimates, truth.cpu(), floor)
+    value = metric_value(metric, trace.game, trace.seen(), trace.held())
+    half_a_unit = torch.finfo(value.dtype).eps / 2 * abs(float(value))
+    return truth.cpu(), max(_rms(rounding.cpu().numpy()), half_a_unit)
 
 
 def _agreement(rows: tuple[Any, ...], estimates: Tensor, truth: Tensor, floor: float) -> Agreement:
@@ -212,24 +230,13 @@ def _chosen(rows: int | Iterable[int], candidates: list[int], seed: int, n_rows:
         return named
     if not is_whole(rows):
         raise TypeError(f"rows must be how many to draw, such as 8, or a list of row indices, got {rows!r}")
-    if not _FEWEST_ROWS <= rows <= len(candidates):
-        raise ValueError(
-            f"rows must be a number from {_FEWEST_ROWS}, since fewer show no order, to {len(candidates)}, the rows of "
-            f"weight other than 0 in the batches of these steps, got {rows}"
-        )
-    return sorted(np.random.default_rng(seed).choice(candidates, rows, replace=False).tolist())
+    return _drawn("", candidates, "the rows of weight other than 0 in the batches of these steps", rows, seed)
 
 
 def _chosen_groups(rows: Any, of_groups: dict[Any, list[int]], candidates: set[int], seed: int) -> list[Any]:
     influential = [name for name, own in of_groups.items() if not candidates.isdisjoint(own)]
     if is_whole(rows):
-        if not _FEWEST_ROWS <= rows <= len(influential):
-            raise ValueError(
-                f"rows must be a number of groups from {_FEWEST_ROWS}, since fewer show no order, to "
-                f"{len(influential)}, those with influence on these steps, got {rows}"
-            )
-        drawn = np.random.default_rng(seed).choice(len(influential), rows, replace=False)
-        return [influential[k] for k in sorted(drawn)]
+        return _drawn(" of groups", influential, "those with influence on these steps", rows, seed)
     named = list(rows) if isinstance(rows, Iterable) else []
     unknown = [name for name in named if name not in influential]
     if unknown or len(named) < _FEWEST_ROWS or len(set(named)) < len(named):
@@ -238,10 +245,12 @@ def _chosen_groups(rows: Any, of_groups: dict[Any, list[int]], candidates: set[i
     return named
 
 
-def noise_floor(trace: Trace, metric: Measurable, rounding: Float[Tensor, " K"]) -> float:
-    """What rounding does to the metric: of replicas, or half a unit in its last place, of which no difference knows."""
-    value = metric_value(metric, trace.game, trace.seen(), trace.held())
-    return max(_rms(rounding.cpu().numpy()), torch.finfo(value.dtype).eps / 2 * abs(float(value)))
+def _drawn(of: str, candidates: list[Any], which: str, rows: int, seed: int) -> list[Any]:
+    """So many of the candidates, in their order."""
+    wanted = f"a number{of} from {_FEWEST_ROWS}, since fewer show no order, to {len(candidates)}, {which}"
+    check(_FEWEST_ROWS <= rows <= len(candidates), "rows", wanted, rows)
+    drawn = np.random.default_rng(seed).choice(len(candidates), rows, replace=False)
+    return [candidates[k] for k in sorted(drawn)]
 
 
 def _rms(values: np.ndarray) -> float:
