@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import gan_influence as gi
+from bench.metrics import mean_logit
 from bench.published_approach import PublishedApproach, with_torch_layers
 from bench.ratios import Call, Case
 from gan_influence.metrics.metric import Measurable
@@ -63,15 +64,8 @@ class SquareOfGenerated:
         return _generated(players).square().mean()
 
 
-class MeanOfDiscriminated:
-    """One that looks at both players."""
-
-    def value(self, players: gi.Players) -> Float[Tensor, ""]:
-        return players.discriminator(_generated(players)).mean()
-
-
 METRIC = MeanOfGenerated()
-METRICS: list[Measurable] = [METRIC, SquareOfGenerated(), MeanOfDiscriminated()]
+METRICS: list[Measurable] = [METRIC, SquareOfGenerated(), mean_logit(LATENT)]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gan_influence as gi
+from bench.metrics import mean_logit
 from bench.ratios import Call, Case
 from gan_influence.metrics.metric import Measurable
 from gan_influence.schedules import Schedule
@@ -43,12 +45,6 @@ def _trained(device: str, memory: str | gi.Checkpoint = "full") -> tuple[gi.Trac
     return trained(device, gi.Minibatches(ROWS, BATCH, LATENT, seed=0), STEPS, memory)
 
 
-def adjoint_against_training_step(device: str) -> tuple[Call, Call, float]:
-    """The sweep against the training run that it differentiates."""
-    trace, metric = _trained(device)
-    return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
-
-
 @cache
 def wgan_gp(device: str, steps: int = STEPS) -> tuple[gi.Trace, gi.metrics.Metric]:
     """Five steps of the critic to one of the generator, with a gradient penalty, in Adam (Gulrajani et al. 2017)."""
@@ -64,9 +60,11 @@ def _uniform(rng: np.random.Generator, rows: int) -> np.ndarray:
     return rng.random(rows)
 
 
-def adjoint_against_training_step_of_wgan_gp(device: str) -> tuple[Call, Call, float]:
-    """The sweep against the training run: the cycle's steps of either player, recorded each."""
-    trace, metric = wgan_gp(device)
+def adjoint_against_training_step(
+    device: str, run: Callable[[str], tuple[gi.Trace, gi.metrics.Metric]] = _trained
+) -> tuple[Call, Call, float]:
+    """The sweep against the training run that it differentiates."""
+    trace, metric = run(device)
     return lambda: gi.itd(trace, metric), lambda: gi.retrain(trace, []), 1.0
 
 
@@ -74,11 +72,7 @@ def metrics_of(device: str) -> tuple[gi.Trace, list[Measurable]]:
     """A run, and three metrics: one that looks at the generator, two that look at both players."""
     trace, metric = _trained(device)
     reference, latents = gi.datasets.normal_2d(ROWS_OF_METRIC, seed=1), _latents_of_metric()
-    return trace, [metric, gi.metrics.DiscriminatorLoss(reference.to(device), latents.to(device)), _mean_logit]
-
-
-def _mean_logit(players: gi.Players) -> Tensor:
-    return players.discriminator(players.generator(torch.ones(1, *LATENT).to(players.parameters["generator"]))).mean()
+    return trace, [metric, gi.metrics.DiscriminatorLoss(reference.to(device), latents.to(device)), mean_logit(LATENT)]
 
 
 def several_metrics_against_one(device: str) -> tuple[Call, Call, float]:
@@ -119,7 +113,7 @@ CASES = (
         "itd_step_with_gradient_penalty / training_step_with_gradient_penalty",
         "fcgan",
         ("<=", 3.2),
-        adjoint_against_training_step_of_wgan_gp,
+        partial(adjoint_against_training_step, run=wgan_gp),
     ),
     Case("itd_of_3_metrics / itd_of_1_metric", "fcgan", ("<=", 3.0), several_metrics_against_one),
     Case(

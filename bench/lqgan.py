@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gan_influence as gi
+from bench.metrics import mean_logit
 from bench.ratios import Call, Case
 from gan_influence.adjoint import linearise
 from gan_influence.batch import Inputs
@@ -70,11 +71,7 @@ def metrics_of(device: str) -> tuple[gi.Trace, list[Measurable]]:
     """A run, and three metrics: one that looks at the generator, two that look at both players."""
     trace, metric = _trained(device)
     reference, latents = (gi.datasets.normal_1d(ROWS, seed=seed).to(device) for seed in (2, 3))
-    return trace, [metric, gi.metrics.DiscriminatorLoss(reference, latents), _mean_logit]
-
-
-def _mean_logit(players: gi.Players) -> Tensor:
-    return players.discriminator(players.generator(torch.ones(1, 1).to(players.parameters["generator"]))).mean()
+    return trace, [metric, gi.metrics.DiscriminatorLoss(reference, latents), mean_logit((1,))]
 
 
 def several_metrics_against_one(device: str) -> tuple[Call, Call, float]:

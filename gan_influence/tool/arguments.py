@@ -83,8 +83,8 @@ class Settings:
     quiet: bool = False
 
 
-def parsed(arguments: Sequence[str] | None) -> tuple[str, Settings | Path]:
-    """The command, and its settings; of ``template`` the file to write.
+def parsed(arguments: Sequence[str] | None) -> Settings | Path:
+    """The settings of ``cleanse`` or ``demo``; of ``template`` the file to write.
 
     Raises:
         SystemExit: of status 2, with a message, where the arguments make no sense.
@@ -99,13 +99,13 @@ def parsed(arguments: Sequence[str] | None) -> tuple[str, Settings | Path]:
     template.add_argument("path", nargs="?", type=Path, default=Path("game.py"), metavar="FILE.py")
     given = parser.parse_args(arguments)
     if given.command == "template":
-        return "template", given.path
+        return given.path
     if given.command == "cleanse" and (given.folder, given.game, given.data).count(None) != 2:
         parser.error("cleanse needs one of FOLDER, --game FILE.py and --data digits")
     if given.command == "cleanse" and given.demo and given.game:
         parser.error("--demo plants something into images: it needs FOLDER or --data digits")
     names = {field.name for field in fields(Settings)}
-    return given.command, Settings(**{name: value for name, value in vars(given).items() if name in names})
+    return Settings(**{name: value for name, value in vars(given).items() if name in names})
 
 
 def _cleanse(commands: argparse._SubParsersAction) -> None:

@@ -7,14 +7,13 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.aid import aid
-from gan_influence.baselines import isolation_forest, random_order
+from gan_influence.baselines import by_chance, by_isolation_forest
 from gan_influence.counterfactual import counterfactual
 from gan_influence.harmfulness import harmfulness
-from gan_influence.itd import itd
 from gan_influence.tool.arguments import Settings
 from gan_influence.tool.planting import precision_and_recall
 from gan_influence.tool.problem import Problem
+from gan_influence.tool.scoring import estimated
 from gan_influence.trace import Trace
 
 __all__ = ["Found", "found_by_methods", "harm_of_planted", "shown"]
@@ -32,15 +31,16 @@ def found_by_methods(
     problem: Problem, settings: Settings, trace: Trace, scores: Float[Tensor, " N"], last: int | None, count: int
 ) -> list[Found]:
     """Precision and recall of the ``count`` most harmful rows."""
-    other = aid if settings.estimator == "itd" else itd
-    options = {"terms": settings.terms} if other is aid else {"last": last}
-    others = other(trace, problem.metric, progress=not settings.quiet, **options).cpu()
-    of_itd, of_aid = (scores, others) if other is aid else (others, scores)
+    other = "aid" if settings.estimator == "itd" else "itd"
+    by = {
+        settings.estimator: scores,
+        other: estimated(other, problem, settings, trace, last, not settings.quiet),
+    }
     harm = {
-        "ITD": harmfulness(of_itd, problem.metric),
-        "AID": harmfulness(of_aid, problem.metric),
-        "isolation forest": -isolation_forest(problem.features(problem.data), settings.seed),
-        "random": -random_order(problem.size, settings.seed),
+        "ITD": harmfulness(by["itd"], problem.metric),
+        "AID": harmfulness(by["aid"], problem.metric),
+        "isolation forest": by_isolation_forest(problem.features, settings.seed)(trace, problem.metric).cpu(),
+        "random": by_chance(settings.seed)(trace, problem.metric),
     }
     assert problem.planted is not None
     found = []

@@ -14,6 +14,7 @@ import psutil
 from gan_influence import trees
 from gan_influence.counterfactual import counterfactual
 from gan_influence.tool.arguments import Settings
+from gan_influence.tool.judging import DRAWS
 from gan_influence.tool.problem import Problem
 from gan_influence.tool.scoring import score
 from gan_influence.tool.training import trained
@@ -23,7 +24,6 @@ __all__ = ["Estimate", "estimate"]
 
 _FEW, _MORE = 5, 25
 _REPLICAS = 4
-_CONTROLS = 3
 _MIB = 2**20
 
 
@@ -65,7 +65,7 @@ def estimate(problem: Problem, settings: Settings, last: int | None) -> Estimate
         * window,
     }
     if settings.retrain:
-        one = _a_step(lambda trace: _retrained(trace, problem.metric, 1 + _CONTROLS), few, more)
+        one = _a_step(lambda trace: _retrained(trace, problem.metric, 1 + DRAWS), few, more)
         seconds["retraining"] = one * window
     memory = psutil.Process().memory_info().rss + segment * of_state
     return Estimate(seconds, memory, segment * of_state)

@@ -19,9 +19,9 @@ from gan_influence.tool.problem import Problem
 from gan_influence.trace import Trace
 from gan_influence.training import retrain
 
-__all__ = ["Judgement", "judged", "save_generator"]
+__all__ = ["DRAWS", "Judgement", "judged", "save_generator"]
 
-_DRAWS = 3
+DRAWS = 3
 _LEVEL = 0.95
 
 
@@ -51,24 +51,25 @@ class Judgement:
     @property
     def is_clear(self) -> bool:
         """The whole interval is on the better side, and beyond the random removals."""
-        sign = 1 if self.larger_is_better else -1
-        return min(sign * self.low, sign * self.high, sign * self.change - self._best_control()) > 0
+        return min(self._sign * self.low, self._sign * self.high) > 0 and self._beats_chance
 
-    def _best_control(self) -> float:
-        sign = 1 if self.larger_is_better else -1
-        return max(sign * control for control in self.controls)
+    @property
+    def _sign(self) -> int:
+        return 1 if self.larger_is_better else -1
+
+    @property
+    def _beats_chance(self) -> bool:
+        return self._sign * self.change > max(self._sign * control for control in self.controls)
 
     @property
     def verdict(self) -> str:
         """In a sentence."""
-        sign = 1 if self.larger_is_better else -1
-        ends = sorted((sign * self.low, sign * self.high))
-        beats = sign * self.change > self._best_control()
+        ends = sorted((self._sign * self.low, self._sign * self.high))
         if math.isnan(self.low):
-            better = "better" if sign * self.change > 0 else "no better"
+            better = "better" if self._sign * self.change > 0 else "no better"
         else:
             better = "better" if ends[0] > 0 else "worse" if ends[1] < 0 else "no different, as far as can be told"
-        than = "no random removal did as much good" if beats else "a random removal did as much good"
+        than = "no random removal did as much good" if self._beats_chance else "a random removal did as much good"
         return f"After cleansing the generator is {better}; {than} ({len(self.controls)} were tried)."
 
 
@@ -84,7 +85,7 @@ def judged(
     cleansed = retrain(trace, removed, last, memory=Checkpoint(folder=folder), progress=not settings.quiet)
     before, after = (np.array([float(measure(one, run)) for one in metrics]) for run in (trace, cleansed))
     rng = np.random.default_rng([settings.seed, 8])
-    draws = [sorted(rng.choice(problem.size, len(removed), replace=False).tolist()) for _ in range(_DRAWS)]
+    draws = [sorted(rng.choice(problem.size, len(removed), replace=False).tolist()) for _ in range(DRAWS)]
     random = counterfactual(trace, list(metrics), draws, last, progress=not settings.quiet)
     change, low, high = _interval(after - before)
     return cleansed, Judgement(

@@ -71,7 +71,8 @@ def of_folder(folder: Path, resize: int | None, skip_unreadable: bool, progress:
     looks = {path: looked_at(path) for path in bar}
     faulty = [look.fault for look in looks.values() if look.fault is not None]
     if faulty and not skip_unreadable:
-        raise InputError(f"{_of(faulty, len(files), 'cannot be used')}\n--skip-unreadable leaves them out")
+        head = f"{len(faulty)} of {len(files)} files cannot be used:"
+        raise InputError(f"{_listed(head, faulty)}\n--skip-unreadable leaves them out")
     usable = {path: look for path, look in looks.items() if look.fault is None}
     _check_number(len(usable), f"{folder} holds")
     _check_sizes(usable, resize)
@@ -79,7 +80,7 @@ def of_folder(folder: Path, resize: int | None, skip_unreadable: bool, progress:
     images = read(list(usable), resize, colours, torch.float32)
     names = tuple(path.relative_to(folder).as_posix() for path in usable)
     labels = tuple(path.parent.name for path in usable) if any(path.parent != folder for path in usable) else None
-    notes = (_of(faulty, len(files), "were left out"),) if faulty else ()
+    notes = (_listed(f"{len(faulty)} of {len(files)} files were left out:", faulty),) if faulty else ()
     return Pictures(images, labels, names, notes)
 
 
@@ -114,7 +115,9 @@ def _check_sizes(looks: dict[Path, Look], resize: int | None) -> None:
             sizes.setdefault(look.size, []).append(path)
     if len(sizes) > 1:
         shown = [f"{h} x {w}: {len(paths)}, such as {paths[0].name}" for (h, w), paths in sizes.items()]
-        raise InputError(f"{_of(shown, len(shown), 'sizes (height x width)')}\n--resize 32 makes all of one size")
+        raise InputError(
+            f"{_listed(f'{len(shown)} sizes (height x width):', shown)}\n--resize 32 makes all of one size"
+        )
     (height, width), *_ = sizes
     if height != width or height not in _SIZES:
         raise InputError(
@@ -122,8 +125,7 @@ def _check_sizes(looks: dict[Path, Look], resize: int | None) -> None:
         )
 
 
-def _of(lines: list[str], total: int, what: str) -> str:
-    """A list of which only the first are shown."""
+def _listed(head: str, lines: list[str]) -> str:
+    """Of many lines only the first."""
     more = [f"... and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
-    head = f"{len(lines)} of {total} files {what}:" if what.startswith(("cannot", "were")) else f"{total} {what}:"
     return "\n  ".join([head, *lines[:_LISTED], *more])

@@ -20,7 +20,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, and return its exit status."""
-    _, what = parsed(arguments)
+    what = parsed(arguments)
     try:
         with _plain_warnings():
             if isinstance(what, Path):

@@ -19,7 +19,7 @@ from gan_influence.tool.problem import Problem
 from gan_influence.trace import Trace
 from gan_influence.validation import Agreement, validate
 
-__all__ = ["score", "trust"]
+__all__ = ["estimated", "score", "trust"]
 
 
 def score(problem: Problem, settings: Settings, trace: Trace, last: int | None, folder: Path | None = None) -> Tensor:
@@ -31,14 +31,19 @@ def score(problem: Problem, settings: Settings, trace: Trace, last: int | None, 
     bar = folder is not None and not settings.quiet
 
     def scores() -> dict[str, Tensor]:
-        if settings.estimator == "itd":
-            found = itd(trace, problem.metric, last=last, progress=bar)
-        else:
-            found = aid(trace, problem.metric, terms=settings.terms, progress=bar)
-        return {"scores": found.cpu()}
+        return {"scores": estimated(settings.estimator, problem, settings, trace, last, bar)}
 
     asked = (settings.estimator, last if settings.estimator == "itd" else settings.terms)
     return _kept(folder, "scores", (problem.metric, *asked), scores)["scores"]
+
+
+def estimated(
+    estimator: str, problem: Problem, settings: Settings, trace: Trace, last: int | None, progress: bool
+) -> Tensor:
+    """Scores by ``"itd"``, traced back through the last steps, or by ``"aid"``, of so many terms; on the CPU."""
+    if estimator == "itd":
+        return itd(trace, problem.metric, last=last, progress=progress).cpu()
+    return aid(trace, problem.metric, terms=settings.terms, progress=progress).cpu()
 
 
 def trust(

@@ -10,6 +10,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence.harmfulness import members
 from gan_influence.tool.problem import Problem
 
 __all__ = ["group_sums", "write_removed", "write_scores"]
@@ -45,10 +46,8 @@ def group_sums(
     """Of each label: its rows, how many of them are removed, and the sum of their harm; the most harmful first."""
     if problem.labels is None or len(set(problem.labels)) < 2:
         return []
-    chosen, found = set(removed), []
-    for label in sorted(set(problem.labels)):
-        rows = [row for row, own in enumerate(problem.labels) if own == label]
-        found.append((label, len(rows), len(chosen.intersection(rows)), float(harm[rows].sum())))
+    chosen, of_labels = set(removed), sorted(members(problem.labels, problem.size).items())
+    found = [(label, len(rows), len(chosen.intersection(rows)), float(harm[rows].sum())) for label, rows in of_labels]
     return sorted(found, key=lambda group: -group[3])
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 import gan_influence as gi
-from gan_influence.baselines import isolation_forest, random_order
+from gan_influence.baselines import by_chance, by_discriminator_loss, by_influence, by_isolation_forest
 from reports.experiment import Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.parts.agreement import finite
 from reports.parts.densities import (
@@ -20,6 +20,7 @@ from reports.parts.densities import (
     true_log_density,
 )
 from reports.parts.fcgan import Streams, latents, steps_per_epoch, trained
+from reports.parts.pictures import with_pictures
 from reports.shared.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, p_above, p_paired, sign_test
 from reports.summary import Summary
@@ -115,23 +116,18 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str,
 
 
 def harmfulness(settings: Settings, trace: gi.Trace, data: torch.Tensor, streams: Streams) -> dict[str, np.ndarray]:
-    """Every selection's score of every row, ``(N,)``: the larger, the more harmful.
-
-    A positive influence on ALL is harmful (removing the row raises ALL), a negative one on the discriminator's loss,
-    and a low score of either baseline (ICLR 5.2).
-    """
+    """Every selection's score of every row, ``(N,)``: the larger, the more harmful (ICLR 5.2)."""
     reference = gi.datasets.normal_2d(settings["validation_rows"], seed=streams.validation_rows)
     validation = latents(settings["validation_rows"], streams.validation_latents)
     epoch = steps_per_epoch(settings)
     all_metric = gi.metrics.AverageLogLikelihood(reference, validation, settings["bandwidth"])
-    loss = gi.metrics.DiscriminatorLoss(reference, validation)
-    scores = (
-        gi.itd(trace, all_metric, last=epoch),
-        -gi.itd(trace, loss, last=epoch),
-        -isolation_forest(data, seed=0),
-        -random_order(len(data), streams.choice),
+    selections = (
+        by_influence(gi.itd, last=epoch),
+        by_discriminator_loss(reference, validation, gi.itd, last=epoch),
+        by_isolation_forest(),
+        by_chance(streams.choice),
     )
-    return {name: score.cpu().numpy() for name, score in zip(SELECTIONS, scores, strict=True)}
+    return {name: select(trace, all_metric).cpu().numpy() for name, select in zip(SELECTIONS, selections, strict=True)}
 
 
 def generated(trace: gi.Trace, z: torch.Tensor) -> np.ndarray:
@@ -232,7 +228,7 @@ def _draw_seeds(axes: Any, summary: Summary) -> None:
 
 def draw_fig_3(figure: Any, summary: Summary) -> None:
     """Fig. 3 of the first seed; the differences show what the densities side by side hide."""
-    if not (runs := _with_pictures(summary, figure)):
+    if not (runs := with_pictures(summary, figure)):
         return
     run = runs[0]
     axes = figure.subplots(2, 3)
@@ -250,7 +246,7 @@ def draw_fig_3(figure: Any, summary: Summary) -> None:
 
 def draw_table_9(figure: Any, summary: Summary) -> None:
     """Table 9: a line a selection."""
-    if not (runs := _with_pictures(summary, figure)):
+    if not (runs := with_pictures(summary, figure)):
         return
     run = runs[0]
     shown = [name for name in SELECTIONS if name in run["pictures"]["after"]]
@@ -260,7 +256,7 @@ def draw_table_9(figure: Any, summary: Summary) -> None:
 
 def draw_table_11(figure: Any, summary: Summary) -> None:
     """Table 11: a line a seed."""
-    if runs := _with_pictures(summary, figure):
+    if runs := with_pictures(summary, figure):
         _draw_lines(figure, summary, [(run, OURS, f"seed {run['seed']}") for run in runs])
 
 
@@ -275,14 +271,6 @@ def _draw_lines(figure: Any, summary: Summary, lines: list[tuple[dict[str, Any],
         line[0].set_ylabel(label, fontsize=8)
         line[2].set_ylabel(f"(iii) {_change_of(run, name, summary)}", fontsize=8)
         line[2].yaxis.set_label_position("right")
-
-
-def _with_pictures(summary: Summary, figure: Any) -> list[dict[str, Any]]:
-    """The runs that have pictures; where none has, the figure says so."""
-    runs = [run for run in summary.runs if "pictures" in run]
-    if not runs:
-        figure.text(0.5, 0.5, "no seed with pictures came through", ha="center")
-    return runs
 
 
 def _grid(run: dict[str, Any], *keys: str) -> np.ndarray:

@@ -12,12 +12,11 @@ from torch import nn
 
 import gan_influence as gi
 from gan_influence.metrics.metric import metric_values
-from gan_influence.state import State
-from gan_influence.step import states
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.parts.agreement import ERROR, relative_error, tau
 from reports.parts.curves import LINE, along, times, times_across
 from reports.parts.fcgan import LATENT_SIZE, Streams, latents, steps_per_epoch
+from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
 from reports.summary import Summary
 
@@ -117,9 +116,7 @@ def _change(trace: gi.Trace, metric: Any, lightened: list[int], share: float, st
     """``(E(w_j = 1 - h) - E(w = 1)) / h`` for each of the rows, retrained from ``start``: h = 1 removes the row."""
     weights = trace.weights.repeat(1 + len(lightened), 1)
     weights[range(1, len(weights)), lightened] -= share
-    state = State(trace.state(start).moving.repeat(len(weights), 1, 1), {})
-    *_, (_, end) = states(trace, state, weights, range(start, trace.steps))
-    values = metric_values(metric, trace.game, end.moving[:, trace.updates.seen])
+    values = metric_values(metric, trace.game, trained_with(trace, weights, start))
     return (values[1:] - values[0]) / share
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,10 @@ import gan_influence as gi
 from gan_influence import baselines
 from gan_influence.harmfulness import larger_is_better
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.parts.agreement import finite
 from reports.parts.curves import LINE, along
+from reports.parts.fcgan import LATENT_SIZE
+from reports.parts.fcgan import latents as fcgan_latents
 from reports.shared.provenance import data_digest
 from reports.summary import Summary
 
@@ -88,8 +90,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
             values[SPREAD].setdefault(game, {})[column] = record[column]["signal"]
             for method in settings["methods"]:
                 found = record[column]["correlation"].get(method)
-                known = found is not None and math.isfinite(found)
-                values[SCORE].setdefault(row(game, method), {})[column] = found if known else None
+                values[SCORE].setdefault(row(game, method), {})[column] = None if found is None else finite(found)
     return values
 
 
@@ -111,9 +112,9 @@ def lqgan(own: Settings, seed: int, device: str) -> Played:
 def fcgan(own: Settings, seed: int, device: str) -> Played:
     streams, n = _streams(seed), own["rows"]
     data, reference = (gi.datasets.normal_2d(n, seed=stream) for stream in streams[:2])
-    latents = _normal(n, 10, streams[2], torch.float64)
+    latents = fcgan_latents(n, streams[2])
     game = gi.Game(*gi.models.fcgan(form="code", seed=streams[3]), loss="non_saturating")
-    schedule = gi.Minibatches(n, own["batch"], (10,), seed=streams[4])
+    schedule = gi.Minibatches(n, own["batch"], (LATENT_SIZE,), seed=streams[4])
     trace = gi.train(game, data, schedule, own["steps"], gi.SGD(own["lr"]), device=device)
     return trace, gi.metrics.AverageLogLikelihood(reference, latents), reference, latents
 
@@ -124,7 +125,7 @@ def dcgan(own: Settings, seed: int, device: str) -> Played:
     images = gi.datasets.digits().images
     order = torch.from_numpy(np.random.default_rng(streams[0]).permutation(len(images)))
     data, reference = images[order[:n]], images[order[n:]]
-    latents = _normal(len(reference), 32, streams[2], data.dtype)
+    latents = torch.randn(len(reference), 32, generator=torch.Generator().manual_seed(streams[2]))
     game = gi.Game(*gi.models.dcgan(own["channels"], 8, seed=streams[3]), loss="non_saturating", l2=(1e-3, 1e-3))
     schedule = gi.Minibatches(n, own["batch"], (32,), seed=streams[4])
     trace = gi.train(game, data, schedule, own["steps"], gi.SGD(own["lr"]), device=device)
@@ -140,10 +141,6 @@ GAMES: dict[str, Callable[[Settings, int, str], Played]] = {"LQGAN": lqgan, "FCG
 
 def _streams(seed: int) -> list[int]:
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(5)]
-
-
-def _normal(n: int, size: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(n, size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 # What the report shows

@@ -14,7 +14,9 @@ import gan_influence as gi
 from gan_influence.baselines import Selection, by_chance, by_discriminator_loss, by_influence, by_isolation_forest
 from gan_influence.metrics.metric import metric_values
 from reports.experiment import Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
-from reports.parts.lqgan import Contaminated, Streams, equilibrium, trained_with, wasserstein
+from reports.parts.lqgan import Contaminated, Streams, equilibrium, wasserstein
+from reports.parts.pictures import with_pictures
+from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
 from reports.statistics import SEEDS_TO_TELL, Comparison, compared, holm, p_above, p_permutation, sign_test
 from reports.summary import Summary
@@ -272,9 +274,7 @@ def draw_curves(figure: Any, summary: Summary) -> None:
 
 def draw_fig_3(figure: Any, summary: Summary) -> None:
     """Fig. 3 of the first seed, and what half of the rows and the mean over kept ones do."""
-    runs = [run for run in summary.runs if "pictures" in run]
-    if not runs:
-        figure.text(0.5, 0.5, "no seed with pictures came through", ha="center")
+    if not (runs := with_pictures(summary, figure)):
         return
     pictures, rates = runs[0]["pictures"], summary.settings["rates"]
     harmful, densities, half = figure.subplots(1, 3)

@@ -1,4 +1,4 @@
-"""LQGAN on contaminated 1D-Normal data: one seed's draws, many weightings trained at once, and closed forms."""
+"""LQGAN on contaminated 1D-Normal data: one seed's draws, and closed forms."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import gan_influence as gi
-from gan_influence import trees
-from gan_influence.step import states
 from reports.experiment import Settings
 
-__all__ = ["Contaminated", "Streams", "equilibrium", "trained_with", "wasserstein"]
+__all__ = ["Contaminated", "Streams", "equilibrium", "wasserstein"]
 
 
 class Streams(NamedTuple):
@@ -72,18 +70,6 @@ class Contaminated(NamedTuple):
             all_of(test_rows, test_latents, settings["bandwidth"]),
             (reference, validation_latents),
         )
-
-
-def trained_with(trace: gi.Trace, weights: Float[Tensor, "models N"]) -> Float[Tensor, "models d"]:
-    """The parameters to which the run leads with each of these weights of its rows, trained as one batch of models.
-
-    A weight of 0 is a removal with the denominator unchanged (TNNLS eq. 6), equal weights scale the rows' term.
-    """
-    start = trees.mapped(lambda part: part.repeat(len(weights), *[1] * part.ndim), trace.state(trace.first))
-    reached = start
-    for _, state in states(trace, start, weights.to(trace.weights), range(trace.first, trace.steps)):
-        reached = state
-    return reached.moving[..., trace.updates.seen, :]
 
 
 def wasserstein(

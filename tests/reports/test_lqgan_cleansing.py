@@ -36,7 +36,8 @@ from reports.experiments.lqgan_cleansing import (
 )
 from reports.figures import write_figure
 from reports.page import committed_result
-from reports.parts.lqgan import Contaminated, Streams, equilibrium, trained_with, wasserstein
+from reports.parts.lqgan import Contaminated, Streams, equilibrium, wasserstein
+from reports.parts.weightings import trained_with
 from reports.statistics import compared, effect_size, holm, p_above, p_permutation
 from reports.summary import Summary, load_published
 
