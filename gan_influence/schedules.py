@@ -169,9 +169,12 @@ def rows(dataset: Any) -> Tree:
         ValueError: it is empty, or its items differ in form or shape; the first that does is named.
     """
     items: list[Tree] = []
+    first = None
     for k in range(len(dataset)):
         items.append(_tensors(dataset[k]))
-        if trees.shapes(items[k]) != trees.shapes(items[0]):
+        shapes = trees.shapes(items[k])
+        first = first or shapes
+        if shapes != first:
             raise ValueError(f"item {k} of the dataset differs from item 0 in its form or its shapes: transform it")
     if not items:
         raise ValueError("the dataset is empty")
