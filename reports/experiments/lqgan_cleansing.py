@@ -13,12 +13,25 @@ from torch import Tensor
 import gan_influence as gi
 from gan_influence.baselines import Selection, by_chance, by_discriminator_loss, by_influence, by_isolation_forest
 from gan_influence.metrics.metric import metric_values
-from reports.experiment import Baseline, Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
+from reports.parts.cleansing import (
+    NO_CHANGE,
+    against,
+    as_many_of_each,
+    columns,
+    draw_over_rates,
+    in_hundredths,
+    legend_below,
+    means,
+    most_harmful,
+    significance,
+    without,
+)
 from reports.parts.lqgan import Contaminated, Streams, equilibrium, wasserstein
 from reports.parts.pictures import with_pictures
 from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
-from reports.statistics import SEEDS_TO_TELL, Comparison, compared, holm, p_above, p_permutation, sign_test
+from reports.statistics import sign_test
 from reports.summary import Summary
 
 __all__ = ["LQGAN_CLEANSING"]
@@ -69,15 +82,6 @@ SMOKE: Settings = {
 
 def rows(settings: Settings) -> list[str]:
     return list(SELECTIONS)
-
-
-def columns(settings: Settings) -> list[str]:
-    return [in_hundredths(rate) for rate in settings["rates"]]
-
-
-def in_hundredths(rate: float) -> str:
-    """As the paper prints rates: ``0.10``."""
-    return f"{rate:.2f}"
 
 
 def units(settings: Settings) -> list[str]:
@@ -171,17 +175,10 @@ def removals(
     settings: Settings, harm: dict[str, Tensor], contaminated: Tensor, streams: Streams
 ) -> dict[str, list[Tensor]]:
     """Which rows leave, by selection and rate; and as many of each part as ITD takes, at random."""
-    sizes = [round(rate * settings["rows"]) for rate in settings["rates"]]
-    orders = {name: of_rows.argsort(descending=True, stable=True) for name, of_rows in harm.items()}
-    removed = {name: [order[:size] for size in sizes] for name, order in orders.items()}
-    shuffled = np.random.default_rng(streams.parts).permutation(settings["rows"])
-    parts = [torch.from_numpy(shuffled[contaminated.numpy()[shuffled] == part]) for part in (True, False)]
-
-    def alike(taken: Tensor) -> Tensor:
-        bad = int(contaminated[taken].sum())
-        return torch.cat([parts[0][:bad], parts[1][: len(taken) - bad]])
-
-    return {**removed, SAME_PARTS: [alike(taken) for taken in removed[OURS]]}
+    removed = {name: most_harmful(of_rows, settings["rates"]) for name, of_rows in harm.items()}
+    parts = contaminated.int()
+    same = [as_many_of_each(parts, taken, streams.parts) for taken in removed[OURS]]
+    return {**removed, SAME_PARTS: same}
 
 
 def weightings(settings: Settings, removed: dict[str, list[Tensor]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -190,11 +187,7 @@ def weightings(settings: Settings, removed: dict[str, list[Tensor]]) -> tuple[di
     The former are TNNLS eq. 6, with one control more: no row leaves, but the rows' term shrinks as if some had. The
     latter undo that shrinking.
     """
-    kept = {}
-    for name, by_rate in removed.items():
-        kept[name] = torch.ones(len(by_rate), settings["rows"], dtype=torch.float64)
-        for line, taken in zip(kept[name], by_rate, strict=True):
-            line[taken] = 0.0
+    kept = {name: without(by_rate, settings["rows"]) for name, by_rate in removed.items()}
     mean = {name: weights / weights.mean(dim=1, keepdim=True) for name, weights in kept.items()}
     shrunk = 1 - torch.tensor(settings["rates"], dtype=torch.float64).unsqueeze(1)
     return {**kept, SCALED: shrunk.expand(-1, settings["rows"])}, mean
@@ -261,15 +254,15 @@ def draw_curves(figure: Any, summary: Summary) -> None:
     left, right = figure.subplots(1, 2)
     for index, row in enumerate(SELECTIONS):
         style = {"color": f"C{index}", "markersize": 4, "label": row}
-        left.plot(summary.settings["rates"], _means(summary, CHANGE, row), "o-", **style)
-        right.plot(summary.settings["rates"], _means(summary, CLOSER, row), "o-", **style)
+        left.plot(summary.settings["rates"], means(summary, CHANGE, row), "o-", **style)
+        right.plot(summary.settings["rates"], means(summary, CLOSER, row), "o-", **style)
         printed = [summary.published_mean(CHANGE, row, column) for column in summary.columns]
         if None not in printed:
             left.plot(summary.settings["rates"], printed, "x:", color=f"C{index}", markersize=5, alpha=0.8)
     left.plot([], [], "x:", color="0.3", label="as printed")
-    _over_rates(left, summary, "change of test ALL (nats x 100)")
-    _over_rates(right, summary, "fall of the distance from the truth (x 100)")
-    _legend_below(figure, left)
+    draw_over_rates(left, summary, "change of test ALL (nats x 100)")
+    draw_over_rates(right, summary, "fall of the distance from the truth (x 100)")
+    legend_below(figure, left)
 
 
 def draw_fig_3(figure: Any, summary: Summary) -> None:
@@ -346,32 +339,13 @@ def draw_controls(figure: Any, summary: Summary) -> None:
             (of_means, SAME_PARTS, "C1s--", f"{SAME_PARTS}, mean over kept rows"),
             (of_means, RANDOM, "C5o--", f"{RANDOM}, mean over kept rows"),
         ):
-            axes.plot(summary.settings["rates"], _means(summary, table, row), style, markersize=4, label=name)
+            axes.plot(summary.settings["rates"], means(summary, table, row), style, markersize=4, label=name)
         for reference, colour in ((TRUTH, "C2"), (POINT, "C3")):
             level = summary.mean(REFERENCES, reference, measure)
             if level is not None:
                 axes.axhline(level, color=colour, linewidth=1, label=f"a generator that makes: {reference.lower()}")
-        _over_rates(axes, summary, label)
-    _legend_below(figure, axes)
-
-
-def _means(summary: Summary, table: str, row: str) -> list[float | None]:
-    return [summary.mean(table, row, column) for column in summary.columns]
-
-
-def _over_rates(axes: Any, summary: Summary, label: str) -> None:
-    axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xticks(summary.settings["rates"], summary.columns)
-    axes.xaxis.minorticks_off()
-    axes.set_xlabel("removal rate")
-    axes.set_ylabel(f"{label}, mean over seeds")
-    axes.grid(alpha=0.25)
-
-
-def _legend_below(figure: Any, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        draw_over_rates(axes, summary, label)
+    legend_below(figure, axes)
 
 
 def findings(summary: Summary) -> list[str]:
@@ -380,7 +354,7 @@ def findings(summary: Summary) -> list[str]:
     found += [_order(summary, column) for column in _columns_of(summary, 0.05, 0.1)]
     found += [
         _readings(summary),
-        _significance(summary),
+        significance(summary, CHANGE, SELECTIONS),
         *_against(summary),
         _losses(summary),
         _point(summary),
@@ -437,61 +411,12 @@ def _readings(summary: Summary) -> str:
     return f"The paper does not say how N(1, .5) is to be read: {'; '.join(parts)}."
 
 
-def _significance(summary: Summary) -> str:
-    """How many cells of Table VII improve, by either test, before and after correction for their number."""
-    cells = [summary.values(CHANGE, row, column) for row in SELECTIONS for column in summary.columns]
-    if len(cells[0]) < SEEDS_TO_TELL:
-        return "Too few seeds for a change to be significant."
-    by_t, by_signs = ([test(values) or 0.0 for values in cells] for test in (p_above, p_permutation))
-    return (
-        f"Of {len(cells)} cells of {CHANGE}, {_below(by_t)} improve significantly by one-sided paired t-tests at .05 "
-        f"and {_below(by_signs)} by permutation tests; corrected for {len(cells)} comparisons (Holm) "
-        f"{_below(holm(by_t))} and {_below(holm(by_signs))}."
-    )
-
-
-def _below(p_values: Sequence[float]) -> int:
-    return sum(p < 0.05 for p in p_values)
-
-
 def _against(summary: Summary) -> list[str]:
-    """Is ITD ahead of the other selections and of the controls? Paired over seeds, all of them one family."""
+    """Is ITD ahead of the other selections and of the controls?"""
     opponents = [(CHANGE, row) for row in SELECTIONS[1:]] + [(CONTROLS, SAME_PARTS), (CONTROLS, SCALED)]
-    pairs = {
-        (row, column): compared(summary.values(CHANGE, OURS, column), summary.values(table, row, column))
-        for table, row in opponents
-        for column in summary.columns
-    }
-    known = {key: pair for key, pair in pairs.items() if pair is not None}
-    if len(summary.runs) < SEEDS_TO_TELL or len(known) < len(pairs):
-        return []
-    corrected = [
-        dict(zip(known, holm([p(pair) for pair in known.values()]), strict=True))
-        for p in (lambda pair: pair.p_t, lambda pair: pair.p_permutation)
-    ]
-    sentences = []
-    for _, row in opponents:
-        own = {column: known[row, column] for column in summary.columns}
-        ahead = (
-            [column for column, pair in own.items() if pair.p_t < 0.05],
-            [column for column, pair in own.items() if pair.p_permutation < 0.05],
-            *([column for column in own if of_all[row, column] < 0.05] for of_all in corrected),
-        )
-        at = (_columns_of(summary, 0.1) or summary.columns[-1:])[0]
-        sentences.append(
-            f"ITD against {_short(row)}: significantly ahead at {_listed(ahead[0])} by t-tests and at "
-            f"{_listed(ahead[1])} by permutation tests, corrected for {len(known)} comparisons (Holm) at "
-            f"{_listed(ahead[2])} and {_listed(ahead[3])}; at {at} by {_difference(own[at])}."
-        )
-    return sentences
-
-
-def _difference(pair: Comparison) -> str:
-    text = f"{pair.difference:+.2f} [{pair.low:+.2f}, {pair.high:+.2f}]"
-    if pair.effect is None:
-        return text
-    d, low, high = pair.effect
-    return f"{text}, effect size d = {d:.2f} [{low:.2f}, {high:.2f}]"
+    named = [(table, row, _short(row)) for table, row in opponents]
+    at = (_columns_of(summary, 0.1) or summary.columns[-1:])[0]
+    return against(summary, (CHANGE, OURS, "ITD"), named, at)
 
 
 def _losses(summary: Summary) -> str:
@@ -579,13 +504,6 @@ def _short(row: str) -> str:
     if row in SELECTIONS:
         return ("ITD", "AID", "loss by ITD", "loss by AID", "isolation forest", "random")[SELECTIONS.index(row)]
     return row[0].lower() + row[1:]
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(columns) or "no rate"
-
-
-NO_CHANGE = Baseline("0", lambda settings: 0.0)
 
 
 def _table(table: str, caption: str, *names: str, **options: Any) -> Quantity:
