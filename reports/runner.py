@@ -307,7 +307,7 @@ def _combine(experiment: Experiment, settings: Settings, seed: int, records: dic
         run[key] = " and ".join(sorted({record[key] for record in records.values() if key in record}))
     for record in records.values():
         if "pictures" in record:
-            run["pictures"] = record["pictures"]
+            run["pictures"] = {**run.get("pictures", {}), **record["pictures"]}
     diverged = [record["diverged"] for record in records.values() if "diverged" in record]
     return {**run, "diverged": diverged[0]} if diverged else {**run, "values": experiment.combine(settings, records)}
 

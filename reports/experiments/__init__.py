@@ -2,6 +2,7 @@
 
 from reports.experiment import Experiment
 from reports.experiments.dcgan_accuracy import DCGAN_ACCURACY
+from reports.experiments.dcgan_cleansing import DCGAN_CLEANSING
 from reports.experiments.dcgan_traceback import DCGAN_TRACEBACK
 from reports.experiments.fcgan_accuracy import FCGAN_ACCURACY
 from reports.experiments.fcgan_cleansing import FCGAN_CLEANSING
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         FCGAN_CLEANSING,
         DCGAN_ACCURACY,
         DCGAN_TRACEBACK,
+        DCGAN_CLEANSING,
         LDS,
     )
 }

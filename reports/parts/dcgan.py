@@ -34,7 +34,9 @@ __all__ = [
     "draw_errors",
     "factual",
     "files",
+    "latents_of",
     "metric_rows",
+    "metrics_on",
     "noise_floor",
     "number_of_parts",
     "on_digits",
@@ -43,6 +45,7 @@ __all__ = [
     "rounding",
     "splits",
     "tau_left_by",
+    "trained",
 ]
 
 FLOOR = "Noise floor"
@@ -81,6 +84,7 @@ class Streams(NamedTuple):
     schedule: int
     metric_latents: int
     choice: int
+    test_latents: int
 
     @classmethod
     def of(cls, seed: int) -> Streams:
@@ -155,15 +159,40 @@ def _factual(settings_as_text: str, seed: int, classifier: str, device: str, pre
     settings, streams = json.loads(settings_as_text), Streams.of(seed)
     dtype = getattr(torch, precision)
     training, validation, _ = splits(settings, seed)
-    data = training.images.to(dtype)
-    model = gi.models.load_classifier(classifier).to(dtype)
-    latents = _latents(settings["metric_latents"], streams.metric_latents).to(dtype)
-    metrics: dict[str, gi.metrics.Metric] = {}
-    for name in settings["metrics"]:
-        if name == "IS":
-            metrics[name] = gi.metrics.InceptionScore(model, latents, logarithm=True)
-        else:
-            metrics[name] = gi.metrics.FrechetDistance(model, validation.images.to(dtype), latents)
+    model = gi.models.load_classifier(classifier)
+    latents = latents_of(settings["metric_latents"], streams.metric_latents)
+    metrics = metrics_on(model, validation.images, latents, logarithm=True, dtype=dtype)
+    trace = trained(settings, seed, training.images, device, dtype)
+    removed = np.random.default_rng(streams.choice).permutation(trace.size)[: settings["removals"]]
+    return Factual(trace, {name: metrics[name] for name in settings["metrics"]}, removed.tolist())
+
+
+def metrics_on(
+    model: gi.models.Classifier,
+    reference: Float[Tensor, "n 1 h w"],
+    latents: Float[Tensor, "K 32"],
+    *,
+    logarithm: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, gi.metrics.Metric]:
+    """IS and FID of images made from these latents, FID from the reference, by one classifier."""
+    model, latents = model.to(dtype), latents.to(dtype)
+    return {
+        "IS": gi.metrics.InceptionScore(model, latents, logarithm=logarithm),
+        "FID": gi.metrics.FrechetDistance(model, reference.to(dtype), latents),
+    }
+
+
+def trained(
+    settings: Settings,
+    seed: int,
+    images: Float[Tensor, "N 1 h w"],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    memory: str = "full",
+) -> gi.Trace:
+    """The factual run: minibatch SGD with the non-saturating loss and L2 (TNNLS C-B2)."""
+    streams = Streams.of(seed)
     generator, discriminator = gi.models.dcgan(
         settings["channels"], IMAGE_SIZE[settings["images"]], latent_size=LATENT_SIZE, seed=streams.players
     )
@@ -174,12 +203,9 @@ def _factual(settings_as_text: str, seed: int, classifier: str, device: str, pre
         l2=(settings["l2"], settings["l2"]),
         l2_of=settings["l2_of"],
     )
-    schedule = Schedule(
-        gi.Minibatches(len(data), settings["batch"], (LATENT_SIZE,), streams.schedule, torch.float32), dtype
-    )
-    trace = gi.train(game, data, schedule, settings["steps"], gi.SGD(settings["lr"]), device=device)
-    removed = np.random.default_rng(streams.choice).permutation(len(data))[: settings["removals"]]
-    return Factual(trace, metrics, removed.tolist())
+    minibatches = gi.Minibatches(len(images), settings["batch"], (LATENT_SIZE,), streams.schedule, torch.float32)
+    schedule, rate = Schedule(minibatches, dtype), gi.SGD(settings["lr"])
+    return gi.train(game, images.to(dtype), schedule, settings["steps"], rate, memory=memory, device=device)
 
 
 def factual(
@@ -200,7 +226,7 @@ def splits(settings: Settings, seed: int) -> tuple[gi.datasets.LabelledImages, .
     return gi.datasets.split(digits, *sizes, rest, seed=Streams.of(seed).split)
 
 
-def _latents(n: int, seed: int) -> Float[Tensor, "n 32"]:
+def latents_of(n: int, seed: int) -> Float[Tensor, "n 32"]:
     """``n`` draws from N(0, I)."""
     return torch.randn(n, LATENT_SIZE, generator=torch.Generator().manual_seed(seed))
 
