@@ -99,7 +99,7 @@ def _block(experiment: Experiment, result: dict[str, Any], heading: str) -> dict
     if digits:  # nothing printed stands beside it
         experiment = on_digits(experiment)
     summary = Summary(experiment, result)
-    tables = [_table(quantity, result["cells"], summary) for quantity in experiment.quantities]
+    tables = [_table(quantity, result["cells"], summary) for quantity in summary.quantities]
     verdicts: dict[str, int] = {}
     twice = {quantity.table for quantity in experiment.quantities if quantity.beside}  # a printed cell counts once
     for cell in result["cells"]:

@@ -62,6 +62,11 @@ class Summary:
         self.diverged = [run for run in result["runs"] if "diverged" in run]
         self.published = load_published(experiment.name)
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """The experiment's tables that have rows at these settings."""
+        return [quantity for quantity in self.experiment.quantities if self.rows_of(quantity)]
+
     def rows_of(self, quantity: Quantity) -> list[str]:
         return self.rows if quantity.rows is None else list(quantity.rows(self.settings))
 

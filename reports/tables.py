@@ -90,7 +90,7 @@ def as_csv(summary: Summary, cells: list[dict[str, Any]]) -> str:
 def as_markdown(summary: Summary, cells: list[dict[str, Any]]) -> str:
     """One Markdown table a quantity; bold where significant, the published mean after a slash."""
     text = []
-    for quantity in summary.experiment.quantities:
+    for quantity in summary.quantities:
         columns, heading = summary.columns_of(quantity), summary.column_heading_of(quantity)
         notes = [significance_note(quantity), reading_note(summary) if _published(cells, quantity) else ""]
         text.append(
@@ -109,7 +109,7 @@ def as_latex(summary: Summary, cells: list[dict[str, Any]]) -> str:
     """One booktabs table a quantity, to be included as it is (needs ``booktabs``)."""
     text = []
     beside = "as printed" if summary.published.reading_error is None else "read off the figure"
-    for quantity in summary.experiment.quantities:
+    for quantity in summary.quantities:
         columns = summary.columns_of(quantity)
         text += [
             r"\begin{table}",
@@ -135,7 +135,7 @@ def _lines(summary: Summary, cells: list[dict[str, Any]]) -> list[tuple[Quantity
     at = {(cell["table"], cell["row"], cell["column"]): cell for cell in cells}
     return [
         (quantity, row, [at[quantity.table, row, column] for column in summary.columns_of(quantity)])
-        for quantity in summary.experiment.quantities
+        for quantity in summary.quantities
         for row in summary.rows_of(quantity)
     ]
 
