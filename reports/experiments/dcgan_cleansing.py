@@ -8,15 +8,18 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
+from tqdm import tqdm
 
 import gan_influence as gi
 from gan_influence.baselines import Selection, by_chance, by_discriminator_loss, by_influence, by_isolation_forest
+from gan_influence.history import DamagedFileError, digest
 from gan_influence.metrics.metric import metric_value
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.parts import dcgan
@@ -34,10 +37,22 @@ from reports.parts.cleansing import (
     significance,
     without,
 )
-from reports.parts.dcgan import CLASSIFIER, Streams, files, latents_of, metrics_on, on_digits, prepare, splits, trained
+from reports.parts.dcgan import (
+    CLASSIFIER,
+    Streams,
+    files,
+    latents_of,
+    metrics_on,
+    on_digits,
+    read_trace,
+    splits,
+    trained,
+)
+from reports.parts.dcgan import prepare as fit
 from reports.parts.pictures import with_pictures
 from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
+from reports.shared.store import set_aside
 from reports.statistics import bootstrap_interval
 from reports.summary import Summary
 
@@ -175,13 +190,42 @@ def features(classifier: gi.models.Classifier, images: Tensor) -> Tensor:
         return torch.cat([classifier.features(part) for part in images.split(1000)])
 
 
+def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[str, Any]:
+    """The seed's classifier and its factual run, each made once and stored."""
+    prepared, path = fit(settings, seed, folder, device), folder / f"seed-{seed}.run.pt"
+    images = splits(settings, seed)[0].images
+    try:
+        trace = _kept(path, settings, seed, images, device)
+        if trace is None:
+            trace = trained(settings, seed, images, device, memory="checkpoint")
+            trace.save(path)
+    except gi.DivergenceError:
+        return {**prepared, "run": None}  # each unit will say so
+    own = [torch.frombuffer(bytearray(prepared["digest"], "ascii"), dtype=torch.uint8), trace.theta().cpu()]
+    return {**prepared, "run": str(path), "digest": digest(*own)}
+
+
+def _kept(path: Path, settings: Settings, seed: int, images: Tensor, device: str) -> gi.Trace | None:
+    """The run that is stored there; a damaged file is named and set aside, to be replaced."""
+    if not path.exists():
+        return None
+    try:
+        return read_trace(str(path), settings, seed, images, device)
+    except DamagedFileError as error:
+        tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and trained again")
+        return None
+
+
 @lru_cache(maxsize=1)
-def _given(settings_as_text: str, seed: int, stored: str, device: str) -> Given:
+def _given(settings_as_text: str, seed: int, stored: str, run: str | None, device: str) -> Given:
     settings, streams = json.loads(settings_as_text), Streams.of(seed)
     training, validation, test = splits(settings, seed)
     classifier = gi.models.load_classifier(stored)
     latents = latents_of(settings["metric_latents"], streams.metric_latents)
-    trace = trained(settings, seed, training.images, device, memory="checkpoint")
+    if run is None:
+        trace = trained(settings, seed, training.images, device, memory="checkpoint")
+    else:
+        trace = read_trace(run, settings, seed, training.images, device)
     judge = Judge(settings, classifier, test.images, latents_of(settings["test_latents"], streams.test_latents))
     return Given(
         trace,
@@ -214,7 +258,7 @@ def units(settings: Settings) -> list[str]:
 
 
 def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: dict[str, Any]) -> dict[str, Any]:
-    given = _given(json.dumps(settings), seed, prepared["classifier"], device)
+    given = _given(json.dumps(settings), seed, prepared["classifier"], prepared["run"], device)
     began, kind = unit.split("-")
     start = 0 if FULL.startswith(began) else given.trace.steps - steps_per_epoch(settings)
     if kind == "scaled":

@@ -42,6 +42,7 @@ __all__ = [
     "on_digits",
     "part_of",
     "prepare",
+    "read_trace",
     "rounding",
     "splits",
     "tau_left_by",
@@ -192,6 +193,19 @@ def trained(
     memory: str = "full",
 ) -> gi.Trace:
     """The factual run: minibatch SGD with the non-saturating loss and L2 (TNNLS C-B2)."""
+    game, data, schedule, rate = _run(settings, seed, images, dtype)
+    return gi.train(game, data, schedule, settings["steps"], rate, memory=memory, device=device)
+
+
+def read_trace(path: str, settings: Settings, seed: int, images: Float[Tensor, "N 1 h w"], device: str) -> gi.Trace:
+    """A run of :func:`trained` in float32 that was saved there."""
+    return gi.load_trace(path, *_run(settings, seed, images, torch.float32), device=device)
+
+
+def _run(
+    settings: Settings, seed: int, images: Float[Tensor, "N 1 h w"], dtype: torch.dtype
+) -> tuple[gi.Game, Tensor, Schedule, gi.SGD]:
+    """What makes the run, as ``gi.train`` takes it: the game at its start, rows, schedule and optimiser."""
     streams = Streams.of(seed)
     generator, discriminator = gi.models.dcgan(
         settings["channels"], IMAGE_SIZE[settings["images"]], latent_size=LATENT_SIZE, seed=streams.players
@@ -204,8 +218,7 @@ def trained(
         l2_of=settings["l2_of"],
     )
     minibatches = gi.Minibatches(len(images), settings["batch"], (LATENT_SIZE,), streams.schedule, torch.float32)
-    schedule, rate = Schedule(minibatches, dtype), gi.SGD(settings["lr"])
-    return gi.train(game, images.to(dtype), schedule, settings["steps"], rate, memory=memory, device=device)
+    return game, images.to(dtype), Schedule(minibatches, dtype), gi.SGD(settings["lr"])
 
 
 def factual(
