@@ -4,6 +4,9 @@ from gan_influence.models.classifier import Classifier, classifier, fit_classifi
 from gan_influence.models.dcgan import dcgan
 from gan_influence.models.fcgan import fcgan
 from gan_influence.models.lqgan import lqgan
+from gan_influence.models.stylegan import stylegan
+from gan_influence.models.stylegan2 import stylegan2
+from gan_influence.models.styles import style_latents
 
 __all__ = [
     "Classifier",
@@ -14,4 +17,7 @@ __all__ = [
     "load_classifier",
     "lqgan",
     "save_classifier",
+    "style_latents",
+    "stylegan",
+    "stylegan2",
 ]
