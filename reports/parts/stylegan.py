@@ -24,6 +24,7 @@ from gan_influence.metrics.metric import Measurable, as_metrics
 from gan_influence.nn.equalised import EqualisedConvolution
 from gan_influence.players import logits
 from gan_influence.replay.recorded import PullBack, RecordedLinearisation
+from gan_influence.stacking import stacks
 from gan_influence.state import State
 from gan_influence.trees import Tree
 from gan_influence.updates import Phase, Updates
@@ -34,6 +35,7 @@ __all__ = [
     "OPTIMIZERS",
     "StyleGANCost",
     "adapted",
+    "as_if",
     "evaluation_latents",
     "fine_tuned",
     "first_order",
@@ -48,6 +50,7 @@ OPTIMIZERS: dict[str, gi.Optimizer] = {
 }
 DENOMINATORS = ("batch", "kept")
 PENALTIES = ("mean", "masked", "none")
+MOMENTS = ("exact", "constant", "code")
 _NEARLY_ZERO = 1e-6  # a scale so small that what a step of the sweep adds to a cotangent is a first order
 
 
@@ -160,8 +163,7 @@ def shortcut(
     cost: StyleGANCost,
     *,
     scale: float = 1.0,
-    second_moment: str = "frozen",
-    final_moments: bool = True,
+    moments: str = "code",
     last: int | None = None,
 ) -> Float[Tensor, "*metrics N"]:
     """ITD as the authors' code computes it: of another cost, with Jacobians that are too small.
@@ -171,41 +173,37 @@ def shortcut(
         score_i -= w_i u . df/dw_i          u <- u + s (df/dtheta)^T u
 
     The code multiplies the scores by s besides, which changes no order and is left out. With ``s = 1``, the run's own
-    cost, exact moments and those of their step this is :func:`gan_influence.itd`.
+    cost and exact moments this is :func:`gan_influence.itd`.
 
     Args:
         trace: the run, which followed its own cost.
         metric: what is measured, or several.
         cost: what is differentiated: ``StyleGANCost("batch", "none")`` in the code.
         scale: s: .01 over one epoch, .001 over all of them.
-        second_moment: ``"frozen"``, a constant in the step's derivative; or ``"exact"``.
-        final_moments: every step of the generator is differentiated with what its optimiser remembers at the end.
+        moments: what optimisers remember is, ``"exact"``, differentiated; ``"constant"`` up to the step (TNNLS Appendix
+            B-B); or, ``"code"``, besides that of the generator is what it is at the end, at every step.
         last: trace back that many final steps only.
     """
-    updates = copy.copy(trace.updates)
-    updates.optimizers = {
-        name: replace(one, second_moment=second_moment)  # type: ignore[type-var]
-        for name, one in updates.optimizers.items()
-    }
-    pays = copy.copy(trace.game)
-    pays.cost = cost
-    metrics = as_metrics(metric)
+    check(moments in MOMENTS, "moments", " or ".join(MOMENTS), moments)
+    updates, end, metrics = trace.updates, trace.state().moving, as_metrics(metric)
     gradients = gradients_of(metrics, trace, [trace.steps])[:, 0]
-    cotangent = gradients.new_zeros(len(gradients), *trace.state().moving.shape)
+    cotangent = gradients.new_zeros(len(gradients), *end.shape)
     cotangent[:, updates.seen] = gradients
     scores = torch.zeros(len(gradients), trace.size, dtype=torch.float64, device=gradients.device)
-    end = trace.state().moving
-    pull_backs = RecordedLinearisation(
-        partial(_linearise, trace.game, pays, updates, trace.updates.phases(0), scale), record_after=8
-    )
+    own: int | slice = 0 if len(gradients) == 1 else slice(None)  # a stack of one costs more than none
+    if len(gradients) > 1:
+        stacks(trace)
+    pays = as_if(trace, cost).game
+    linearised = RecordedLinearisation(partial(_linearise, trace.game, pays, updates, updates.phases(0), scale))
     for begin, stop in trace.segments(trace.window(last), trace.steps):
         for t in reversed(range(begin, stop)):
             state, inputs = trace.state(t), trace.inputs(t)
-            seen = _with_moments(trace.game, state.moving, end) if final_moments else state.moving
-            for k in range(len(cotangent)):
-                pulled = pull_backs.pull_back(state, seen, inputs.in_step, cotangent_shape=cotangent[k].shape)
-                cotangent[k], rows = pulled(cotangent[k])
-                inputs.add_to_rows(scores[k], -inputs.weights * rows)
+            seen = _with_moments(trace, state.moving, end) if moments == "code" else state.moving
+            pull_back = linearised.pull_back(state, seen, inputs.in_step, cotangent_shape=cotangent[own].shape)
+            cotangent[own], rows = pull_back(cotangent[own])
+            inputs.add_to_rows(scores[own], -inputs.weights * rows)
+            if moments != "exact":
+                cotangent[:, 1 : updates.core] = 0
     scores = scores.to(trace.weights.dtype)
     return scores[0] if metric is metrics[0] and len(scores) == 1 else scores
 
@@ -221,13 +219,17 @@ def first_order(
     return shortcut(trace, metric, cost, scale=_NEARLY_ZERO, **settings) / _NEARLY_ZERO
 
 
-def _with_moments(game: Game, moving: Tensor, end: Tensor) -> Tensor:
+def as_if(trace: gi.Trace, cost: StyleGANCost) -> gi.Trace:
+    """The run's end as if its players paid another cost: for :func:`gan_influence.aid`, which does not replay it."""
+    game = copy.copy(trace.game)
+    game.cost = cost
+    return replace(trace, game=game, recorded={})
+
+
+def _with_moments(trace: gi.Trace, moving: Float[Tensor, "rows d"], end: Float[Tensor, "rows d"]) -> Tensor:
     """The state, but with what the generator's optimiser remembers at the end; parameters and average stay."""
-    sizes = dict(zip(game.players, game.sizes, strict=True))
-    start = sum(size for name, size in sizes.items() if list(sizes).index(name) < list(sizes).index("generator"))
-    own = slice(start, start + sizes["generator"])
-    moving = moving.clone()
-    moving[1:-1, own] = end[1:-1, own]
+    moving, k, remembered = moving.clone(), list(trace.game.players).index("generator"), slice(1, trace.updates.core)
+    trace.game.split(moving)[k][remembered] = trace.game.split(end)[k][remembered]
     return moving
 
 
@@ -250,12 +252,13 @@ def _linearise(
         gradient, held = game.field(game.leaves(moving[0]), batch, held, phase.moving)
         moving = updates(phase, batch.time, moving, torch.cat(gradient, dim=-1))
 
-    def pull_back(cotangent: Float[Tensor, "rows d"]) -> tuple[Tensor, Tensor]:
-        terms = torch.zeros_like(batch.weights)
+    def pull_back(cotangent: Float[Tensor, "*metrics rows d"]) -> tuple[Tensor, Tensor]:
+        terms = batch.weights.new_zeros(*cotangent.shape[:-2], len(batch.weights))
         for phase, before, field in reversed(passed):
             cotangent, c = updates.pull_back(phase, batch.time, before, field.value, cotangent)
             product, of_rows = field.both(c)
-            cotangent = torch.cat([cotangent[:1] + scale * product, cotangent[1:]])
+            moved = cotangent[..., :1, :] + scale * product.unsqueeze(-2)
+            cotangent = torch.cat([moved, cotangent[..., 1:, :]], dim=-2)
             terms = terms + of_rows
         return cotangent, terms
 
