@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
+from collections.abc import Mapping
 from itertools import pairwise
 from math import sqrt
 
@@ -16,7 +16,7 @@ from gan_influence.models.styles import StyleGenerator, channels_of, made, resol
 from gan_influence.nn.deviation import with_ones
 from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear, FusedDownsampling, FusedUpsampling
 from gan_influence.nn.resampling import Doubling, Filter
-from gan_influence.nn.styles import AdaptiveNorm, ConstantInput, Mapping, Noise, leaky
+from gan_influence.nn.styles import AdaptiveNorm, ConstantInput, MappingNetwork, Noise, leaky
 
 __all__ = ["StyleGANDiscriminator", "StyleGANGenerator", "stylegan"]
 
@@ -32,7 +32,7 @@ def stylegan(
     colours: int = 3,
     style_size: int = 512,
     mapping_layers: int = 8,
-    channels: int | Table[int, int] | None = None,
+    channels: int | Mapping[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> tuple[StyleGANGenerator, StyleGANDiscriminator]:
@@ -80,11 +80,11 @@ class StyleGANGenerator(StyleGenerator):
     A layer, for mixing, is a block: i is 0 at 4 pixels, 1 at 8, and so on. Both noises of a block are one map.
     """
 
-    def __init__(self, channels: Table[int, int], colours: int, style_size: int, mapping_layers: int):
+    def __init__(self, channels: Mapping[int, int], colours: int, style_size: int, mapping_layers: int):
         super().__init__()
         sizes = list(channels)
         self.style_size, self.layers, self.noise_sizes = style_size, len(sizes), tuple(sizes)
-        self.mapping = Mapping(style_size, mapping_layers, numerator=_NUMERATOR)
+        self.mapping = MappingNetwork(style_size, mapping_layers, numerator=_NUMERATOR)
         befores = [None, *(channels[size] for size in sizes[:-1])]
         self.blocks = nn.ModuleList(
             _SynthesisBlock(before, channels[size], size, style_size)
@@ -128,7 +128,7 @@ def _doubling(before: int, after: int, size: int) -> nn.Sequential:
 class StyleGANDiscriminator(nn.Module):
     """A logit for each image. :func:`stylegan` makes one."""
 
-    def __init__(self, channels: Table[int, int], colours: int):
+    def __init__(self, channels: Mapping[int, int], colours: int):
         super().__init__()
         sizes = sorted(channels, reverse=True)
         self.from_rgb = EqualisedConvolution(colours, channels[sizes[0]], 1, numerator=_NUMERATOR)
