@@ -8,7 +8,7 @@ here                                there                                       
 StyleGAN, generator                 ``"g_running"``, or ``"generator"``
 ``mapping.K``                       ``style.(2K+1).linear``
 ``blocks.B.conv1.input``            ``generator.progression.B.conv1.input``
-``blocks.B.conv1.1``                ``generator.progression.B.conv1.1.conv``
+``blocks.B.conv1.0``                ``generator.progression.B.conv1.1.conv``
 ``blocks.B.conv1.0`` (fused)        ``generator.progression.B.conv1.0``         weights (in, out, 3, 3)
 ``blocks.B.conv2``                  ``generator.progression.B.conv2.conv``
 ``blocks.B.noise1``, ``noise2``     ``generator.progression.B.noise1`` ...      (1, channels, 1, 1)
@@ -53,7 +53,7 @@ from torch import Tensor, nn
 
 from gan_influence.models.stylegan import StyleGANDiscriminator, StyleGANGenerator
 from gan_influence.models.stylegan2 import ColoursOfStyle, StyleGAN2Discriminator, StyleGAN2Generator
-from gan_influence.nn.equalised import FusedUpsampling
+from gan_influence.nn.equalised import FusedDownsampling, FusedUpsampling
 from gan_influence.nn.resampling import Filter
 from gan_influence.nn.styles import ModulatedConvolution, Noise
 
@@ -193,10 +193,10 @@ def _stylegan_generator(player: StyleGANGenerator, state: Mapping[str, Any]) -> 
     names = {"blocks.0.conv1.input": "generator.progression.0.conv1.input"}
     for k in range(len(player.mapping)):
         names |= _pair(f"mapping.{k}", f"style.{2 * k + 1}.linear.weight_orig")
-    for b in range(len(player.blocks)):
+    for b, block in enumerate(player.blocks):
         here, there = f"blocks.{b}", f"generator.progression.{b}"
-        names |= _pair(f"{here}.conv1.0", f"{there}.conv1.0.weight")
-        names |= _pair(f"{here}.conv1.1", f"{there}.conv1.1.conv.weight_orig")
+        fused = any(isinstance(part, FusedUpsampling) for part in block.modules())
+        names |= _pair(f"{here}.conv1.0", f"{there}.conv1.{'0.weight' if fused else '1.conv.weight_orig'}")
         names |= _pair(f"{here}.conv2", f"{there}.conv2.conv.weight_orig")
         for i in (1, 2):
             names[f"{here}.noise{i}.weight"] = f"{there}.noise{i}.weight_orig"
@@ -211,7 +211,8 @@ def _stylegan_discriminator(player: StyleGANDiscriminator, state: Mapping[str, A
     for b, block in enumerate(player.blocks):
         there = f"progression.{first + b}"
         names |= _pair(f"blocks.{b}.conv1", f"{there}.conv1.0.conv.weight_orig")
-        names |= _pair(f"blocks.{b}.conv2", f"{there}.conv2.1.{'weight' if block.fused else 'conv.weight_orig'}")
+        fused = isinstance(block.conv2, FusedDownsampling)
+        names |= _pair(f"blocks.{b}.conv2", f"{there}.conv2.1.{'weight' if fused else 'conv.weight_orig'}")
     for i in (1, 2):
         names |= _pair(f"last.conv{i}", f"progression.{last}.conv{i}.0.conv.weight_orig")
     return names

@@ -9,13 +9,19 @@ from math import sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from gan_influence.checks import check_whole
 from gan_influence.models.styles import StyleGenerator, channels_of, made, resolutions
 from gan_influence.nn.deviation import with_ones
-from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear, FusedDownsampling, FusedUpsampling
-from gan_influence.nn.resampling import Doubling, Filter
+from gan_influence.nn.equalised import (
+    DoublingConvolution,
+    EqualisedConvolution,
+    EqualisedLinear,
+    FusedDownsampling,
+    FusedUpsampling,
+    HalvingConvolution,
+)
+from gan_influence.nn.resampling import Filter
 from gan_influence.nn.styles import AdaptiveNorm, ConstantInput, MappingNetwork, Noise, leaky
 
 __all__ = ["StyleGANDiscriminator", "StyleGANGenerator", "stylegan"]
@@ -119,10 +125,8 @@ class _SynthesisBlock(nn.Module):
 
 
 def _doubling(before: int, after: int, size: int) -> nn.Sequential:
-    blur = Filter(_BLUR, padding=1)
-    if size >= _FUSED_FROM:
-        return nn.Sequential(FusedUpsampling(before, after, numerator=_NUMERATOR), blur)
-    return nn.Sequential(Doubling(), EqualisedConvolution(before, after, 3, padding=1, numerator=_NUMERATOR), blur)
+    convolution = FusedUpsampling if size >= _FUSED_FROM else DoublingConvolution
+    return nn.Sequential(convolution(before, after, numerator=_NUMERATOR), Filter(_BLUR, padding=1))
 
 
 class StyleGANDiscriminator(nn.Module):
@@ -146,20 +150,17 @@ class StyleGANDiscriminator(nn.Module):
 
 
 class _HalvingBlock(nn.Module):
+    """From images to images half as large."""
+
     def __init__(self, before: int, after: int, size: int):
         super().__init__()
-        self.fused = size >= _FUSED_FROM
+        halving = FusedDownsampling if size >= _FUSED_FROM else HalvingConvolution
         self.conv1 = EqualisedConvolution(before, after, 3, padding=1, numerator=_NUMERATOR)
         self.blur = Filter(_BLUR, padding=1)
-        self.conv2: nn.Module = (
-            FusedDownsampling(after, after, numerator=_NUMERATOR)
-            if self.fused
-            else EqualisedConvolution(after, after, 3, padding=1, numerator=_NUMERATOR)
-        )
+        self.conv2 = halving(after, after, numerator=_NUMERATOR)
 
     def forward(self, images: Float[Tensor, "n before size size"]) -> Float[Tensor, "n after size/2 size/2"]:
-        images = self.conv2(self.blur(leaky(self.conv1(images))))
-        return leaky(images if self.fused else avg_pool2d(images, 2))
+        return leaky(self.conv2(self.blur(leaky(self.conv1(images)))))
 
 
 class _LastBlock(nn.Module):
