@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
+from collections.abc import Mapping
 from itertools import pairwise
 from math import sqrt
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 
 from gan_influence.checks import check_whole
 from gan_influence.models.styles import StyleGenerator, channels_of, made, resolutions
 from gan_influence.nn.deviation import with_ones
-from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear, FusedDownsampling, FusedUpsampling
-from gan_influence.nn.resampling import Doubling, Filter
-from gan_influence.nn.styles import AdaptiveNorm, ConstantInput, Mapping, Noise, leaky
+from gan_influence.nn.equalised import (
+    DoublingConvolution,
+    EqualisedConvolution,
+    EqualisedLinear,
+    FusedDownsampling,
+    FusedUpsampling,
+    HalvingConvolution,
+)
+from gan_influence.nn.resampling import Filter
+from gan_influence.nn.styles import AdaptiveNorm, ConstantInput, MappingNetwork, Noise, leaky
 
 __all__ = ["StyleGANDiscriminator", "StyleGANGenerator", "stylegan"]
 
@@ -32,7 +38,7 @@ def stylegan(
     colours: int = 3,
     style_size: int = 512,
     mapping_layers: int = 8,
-    channels: int | Table[int, int] | None = None,
+    channels: int | Mapping[int, int] | None = None,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> tuple[StyleGANGenerator, StyleGANDiscriminator]:
@@ -80,11 +86,11 @@ class StyleGANGenerator(StyleGenerator):
     A layer, for mixing, is a block: i is 0 at 4 pixels, 1 at 8, and so on. Both noises of a block are one map.
     """
 
-    def __init__(self, channels: Table[int, int], colours: int, style_size: int, mapping_layers: int):
+    def __init__(self, channels: Mapping[int, int], colours: int, style_size: int, mapping_layers: int):
         super().__init__()
         sizes = list(channels)
         self.style_size, self.layers, self.noise_sizes = style_size, len(sizes), tuple(sizes)
-        self.mapping = Mapping(style_size, mapping_layers, numerator=_NUMERATOR)
+        self.mapping = MappingNetwork(style_size, mapping_layers, numerator=_NUMERATOR)
         befores = [None, *(channels[size] for size in sizes[:-1])]
         self.blocks = nn.ModuleList(
             _SynthesisBlock(before, channels[size], size, style_size)
@@ -119,16 +125,14 @@ class _SynthesisBlock(nn.Module):
 
 
 def _doubling(before: int, after: int, size: int) -> nn.Sequential:
-    blur = Filter(_BLUR, padding=1)
-    if size >= _FUSED_FROM:
-        return nn.Sequential(FusedUpsampling(before, after, numerator=_NUMERATOR), blur)
-    return nn.Sequential(Doubling(), EqualisedConvolution(before, after, 3, padding=1, numerator=_NUMERATOR), blur)
+    convolution = FusedUpsampling if size >= _FUSED_FROM else DoublingConvolution
+    return nn.Sequential(convolution(before, after, numerator=_NUMERATOR), Filter(_BLUR, padding=1))
 
 
 class StyleGANDiscriminator(nn.Module):
     """A logit for each image. :func:`stylegan` makes one."""
 
-    def __init__(self, channels: Table[int, int], colours: int):
+    def __init__(self, channels: Mapping[int, int], colours: int):
         super().__init__()
         sizes = sorted(channels, reverse=True)
         self.from_rgb = EqualisedConvolution(colours, channels[sizes[0]], 1, numerator=_NUMERATOR)
@@ -146,20 +150,17 @@ class StyleGANDiscriminator(nn.Module):
 
 
 class _HalvingBlock(nn.Module):
+    """From images to images half as large."""
+
     def __init__(self, before: int, after: int, size: int):
         super().__init__()
-        self.fused = size >= _FUSED_FROM
+        halving = FusedDownsampling if size >= _FUSED_FROM else HalvingConvolution
         self.conv1 = EqualisedConvolution(before, after, 3, padding=1, numerator=_NUMERATOR)
         self.blur = Filter(_BLUR, padding=1)
-        self.conv2: nn.Module = (
-            FusedDownsampling(after, after, numerator=_NUMERATOR)
-            if self.fused
-            else EqualisedConvolution(after, after, 3, padding=1, numerator=_NUMERATOR)
-        )
+        self.conv2 = halving(after, after, numerator=_NUMERATOR)
 
     def forward(self, images: Float[Tensor, "n before size size"]) -> Float[Tensor, "n after size/2 size/2"]:
-        images = self.conv2(self.blur(leaky(self.conv1(images))))
-        return leaky(images if self.fused else avg_pool2d(images, 2))
+        return leaky(self.conv2(self.blur(leaky(self.conv1(images)))))
 
 
 class _LastBlock(nn.Module):

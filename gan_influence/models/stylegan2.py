@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
 
@@ -16,9 +15,9 @@ from gan_influence.models.styles import StyleGenerator, channels_of, made, resol
 from gan_influence.nn.deviation import with_deviation, with_ones
 from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear
 from gan_influence.nn.resampling import Filter, checked
-from gan_influence.nn.styles import ConstantInput, Mapping, ModulatedConvolution, Noise, leaky
+from gan_influence.nn.styles import ConstantInput, MappingNetwork, ModulatedConvolution, Noise, leaky
 
-__all__ = ["StyleGAN2Discriminator", "StyleGAN2Generator", "stylegan2"]
+__all__ = ["ColoursOfStyle", "StyleGAN2Discriminator", "StyleGAN2Generator", "stylegan2"]
 
 _CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
 _GAIN = sqrt(2)  # of the leaky rectifier, so that it keeps the mean square
@@ -32,7 +31,7 @@ def stylegan2(
     colours: int = 3,
     style_size: int = 512,
     mapping_layers: int = 8,
-    channels: int | Table[int, int] | None = None,
+    channels: int | Mapping[int, int] | None = None,
     blur: Sequence[float] = (1, 3, 3, 1),
     stddev: str = "constant",
     dtype: torch.dtype = torch.float32,
@@ -83,7 +82,7 @@ class StyleGAN2Generator(StyleGenerator):
 
     def __init__(
         self,
-        channels: Table[int, int],
+        channels: Mapping[int, int],
         colours: int,
         style_size: int,
         mapping_layers: int,
@@ -93,13 +92,13 @@ class StyleGAN2Generator(StyleGenerator):
         sizes = list(channels)
         self.style_size, self.layers = style_size, 2 * len(sizes)
         self.noise_sizes = (4, *(size for size in sizes[1:] for _ in range(2)))
-        self.mapping = Mapping(style_size, mapping_layers, numerator=1.0, rate=_RATE_OF_MAPPING, gain=_GAIN)
+        self.mapping = MappingNetwork(style_size, mapping_layers, numerator=1.0, rate=_RATE_OF_MAPPING, gain=_GAIN)
         self.input = ConstantInput(channels[4])
         self.convs = nn.ModuleList([_StyledConvolution(channels[4], channels[4], style_size)])
         for smaller, size in pairwise(sizes):
             self.convs.append(_StyledConvolution(channels[smaller], channels[size], style_size, blur))
             self.convs.append(_StyledConvolution(channels[size], channels[size], style_size))
-        self.to_rgbs = nn.ModuleList(_ToColours(channels[size], colours, style_size) for size in sizes)
+        self.to_rgbs = nn.ModuleList(ColoursOfStyle(channels[size], colours, style_size) for size in sizes)
         self.larger = Filter(blur, stride=2, padding=len(blur) // 2 - 1, transposed=True, factor=4)
 
     def synthesis(
@@ -133,7 +132,9 @@ class _StyledConvolution(nn.Module):
         return _rectified(self.noise(images, noise), self.bias)
 
 
-class _ToColours(nn.Module):
+class ColoursOfStyle(nn.Module):
+    """A modulated convolution of single pixels to colours, and a bias."""
+
     def __init__(self, channels: int, colours: int, style_size: int):
         super().__init__()
         self.conv = ModulatedConvolution(channels, colours, 1, style_size, demodulate=False)
@@ -152,7 +153,7 @@ class StyleGAN2Discriminator(nn.Module):
         stddev: what the last block sees besides, ``"constant"`` or ``"group"``.
     """
 
-    def __init__(self, channels: Table[int, int], colours: int, blur: tuple[float, ...], stddev: str):
+    def __init__(self, channels: Mapping[int, int], colours: int, blur: tuple[float, ...], stddev: str):
         super().__init__()
         sizes = sorted(channels, reverse=True)
         self.stddev = stddev

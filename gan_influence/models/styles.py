@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gan_influence.checks import check, check_whole, is_real, is_whole
-from gan_influence.nn.styles import started
+from gan_influence.nn.styles import MappingNetwork, started
 
 __all__ = ["StyleGenerator", "channels_of", "made", "resolutions", "style_latents"]
 
@@ -68,7 +68,7 @@ class StyleGenerator(nn.Module):
     style_size: int
     layers: int
     noise_sizes: tuple[int, ...]
-    mapping: nn.Module
+    mapping: MappingNetwork
 
     def forward(self, latents: Any) -> Float[Tensor, "n colours size size"]:
         """Images of latents, with all that is random in them.

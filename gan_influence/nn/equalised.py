@@ -14,7 +14,14 @@ from torch.nn.functional import linear, pad
 
 from gan_influence.nn.convolution import convolved
 
-__all__ = ["EqualisedConvolution", "EqualisedLinear", "FusedDownsampling", "FusedUpsampling"]
+__all__ = [
+    "DoublingConvolution",
+    "EqualisedConvolution",
+    "EqualisedLinear",
+    "FusedDownsampling",
+    "FusedUpsampling",
+    "HalvingConvolution",
+]
 
 
 class _Equalised(nn.Module):
@@ -94,6 +101,35 @@ class EqualisedConvolution(_Equalised):
 
     def forward(self, images: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after h2 w2"]:
         return convolved(images, self.weight * self.gain, self.bias, stride=self.stride, padding=self.padding)
+
+
+class DoublingConvolution(EqualisedConvolution):
+    """Every pixel four times, then the convolution 3x3 with a pixel of padding.
+
+    Computed as one transposed convolution of stride 2, by the sum of the kernel's four shifts, turned: a pixel takes 4
+    products for each pair of channels, where a convolution of the doubled images takes 9.
+    """
+
+    def __init__(self, before: int, after: int, *, numerator: float = 1.0):
+        super().__init__(before, after, 3, padding=1, numerator=numerator)
+
+    def forward(self, images: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after 2h 2w"]:
+        kernel = 4 * _mean_of_shifts(self.weight * self.gain).flip((2, 3)).transpose(0, 1)
+        return convolved(images, kernel, self.bias, stride=2, padding=1, transposed=True)
+
+
+class HalvingConvolution(EqualisedConvolution):
+    """The convolution 3x3 with a pixel of padding, then the mean of each four pixels.
+
+    Computed as one convolution of stride 2, by the mean of the kernel's four shifts: with 16 products for four pixels
+    and each pair of channels, where a convolution that is pooled takes 36.
+    """
+
+    def __init__(self, before: int, after: int, *, numerator: float = 1.0):
+        super().__init__(before, after, 3, padding=1, numerator=numerator)
+
+    def forward(self, images: Float[Tensor, "n before h w"]) -> Float[Tensor, "n after h/2 w/2"]:
+        return convolved(images, _mean_of_shifts(self.weight * self.gain), self.bias, stride=2, padding=1)
 
 
 class FusedUpsampling(_Equalised):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gan_influence.checks import is_real
 from gan_influence.nn.convolution import convolved
 
-__all__ = ["Doubling", "Filter", "checked"]
+__all__ = ["Filter", "checked"]
 
 
 class Filter(nn.Module):
@@ -74,11 +74,3 @@ def checked(taps: Any) -> tuple[float, ...]:
     if not isinstance(taps, Sequence) or not taps or not all(map(is_real, taps)) or sum(taps) == 0:
         raise ValueError(f"the taps of a filter must be numbers whose sum is not 0, such as (1, 3, 3, 1), got {taps!r}")
     return tuple(map(float, taps))
-
-
-class Doubling(nn.Module):
-    """Every pixel four times."""
-
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 2h 2w"]:
-        n, c, h, w = images.shape
-        return images[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)

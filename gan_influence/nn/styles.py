@@ -12,7 +12,7 @@ from torch.nn.functional import leaky_relu, linear
 from gan_influence.nn.convolution import convolved
 from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear
 
-__all__ = ["AdaptiveNorm", "ConstantInput", "Mapping", "ModulatedConvolution", "Noise", "leaky", "started"]
+__all__ = ["AdaptiveNorm", "ConstantInput", "MappingNetwork", "ModulatedConvolution", "Noise", "leaky", "started"]
 
 _SLOPE = 0.2
 
@@ -33,7 +33,7 @@ def started(module: nn.Module, random: torch.Generator) -> None:
     module.apply(begin)
 
 
-class Mapping(nn.ModuleList):
+class MappingNetwork(nn.ModuleList):
     """From latents z to styles w: z of mean square 1, then linear layers with leaky ones after them.
 
     Args:
