@@ -228,7 +228,7 @@ def test_adapters_are_where_the_published_code_has_them():
     blocks = range(6)
     second = {f"blocks.{k}.conv2" for k in blocks}
     styles = {f"blocks.{k}.adain{i}.style" for k in blocks for i in (1, 2)}
-    first = {f"blocks.{k}.conv1.1" for k in range(1, 5)}  # 4 begins with a constant, and 128 is fused
+    first = {f"blocks.{k}.conv1.0" for k in range(1, 5)}  # 4 begins with a constant, and 128 is fused
     assert generator == second | styles | first | {"to_rgb"}
     halving = {f"blocks.{k}.conv1" for k in range(5)} | {f"blocks.{k}.conv2" for k in range(1, 5)}
     assert discriminator == halving | {"from_rgb", "last.conv1", "last.conv2", "linear"}
