@@ -26,6 +26,7 @@ from gan_influence.game import Game
 from gan_influence.harmfulness import group_scores, harmful_rows, harmfulness
 from gan_influence.history import Checkpoint, DamagedFileError
 from gan_influence.itd import itd
+from gan_influence.lora import adapters, load_adapters, lora, merged
 from gan_influence.metrics import Metric, measure
 from gan_influence.optimizers import (
     SGD,
@@ -79,6 +80,7 @@ __all__ = [
     "State",
     "TorchRates",
     "Trace",
+    "adapters",
     "aid",
     "baselines",
     "counterfactual",
@@ -89,9 +91,12 @@ __all__ = [
     "harmfulness",
     "itd",
     "lds",
+    "load_adapters",
     "load_trace",
+    "lora",
     "losses",
     "measure",
+    "merged",
     "metrics",
     "models",
     "nn",

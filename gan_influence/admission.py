@@ -589,6 +589,8 @@ def _warn_of_ranges(trace: Trace, inputs: Inputs) -> None:
         outputs = players.discriminator(generated.detach())
     if _ends_in(outputs) == "Sigmoid" and game.loss in (LOSSES["minimax"], LOSSES["non_saturating"]):
         warn("the discriminator ends in a sigmoid, but the loss takes logits and has one of its own: leave it out")
+    if not inputs.rows.is_floating_point():  # levels, which the discriminator must scale: it could not take them else
+        return
     low, high = {"Tanh": (-1.0, 1.0), "Sigmoid": (0.0, 1.0)}.get(_ends_in(generated), (-torch.inf, torch.inf))
     least, most = float(inputs.rows.min()), float(inputs.rows.max())
     room = 10 * (high - low)  # standardised data reach a few deviations, which a Tanh is at times asked for

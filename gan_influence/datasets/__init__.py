@@ -1,18 +1,24 @@
 """The papers' data, and a user's own images."""
 
+from gan_influence.datasets.cifar10 import CIFAR10_NAMES, cifar10
 from gan_influence.datasets.digits import digits
 from gan_influence.datasets.iclr import NormalSplits, iclr_normal_2d
 from gan_influence.datasets.images import ImageFolder, images
 from gan_influence.datasets.labelled import LabelledImages, split
-from gan_influence.datasets.mnist import mnist
+from gan_influence.datasets.mnist import fashion_mnist, mnist
 from gan_influence.datasets.normal import contaminated_normal_1d, normal_1d, normal_2d
+from gan_influence.datasets.pixels import as_images
 
 __all__ = [
+    "CIFAR10_NAMES",
     "ImageFolder",
     "LabelledImages",
     "NormalSplits",
+    "as_images",
+    "cifar10",
     "contaminated_normal_1d",
     "digits",
+    "fashion_mnist",
     "iclr_normal_2d",
     "images",
     "mnist",

@@ -1,4 +1,4 @@
-"""MNIST, from files in IDX form."""
+"""MNIST and FashionMNIST, from files in IDX form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gan_influence.datasets.idx import read_idx
 from gan_influence.datasets.labelled import LabelledImages
 from gan_influence.datasets.pixels import check_dtype, scaled
 
-__all__ = ["mnist"]
+__all__ = ["fashion_mnist", "mnist"]
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _SIDE = 28
@@ -60,12 +60,44 @@ def mnist(
         ValueError: there is no such split; a file is damaged or holds something else; images and labels differ in
             number.
     """
+    check_dtype(dtype)
+    names = _names(split)
+    if (given := given_folder(folder)) is None:
+        return _read(*_in_cache(names), dtype)
+    return _read(*_below(given, "mnist", names, f"with neither, MNIST is downloaded; {_DIGITS}"), dtype)
+
+
+def fashion_mnist(
+    split: str, folder: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32
+) -> LabelledImages:
+    """FashionMNIST's images of clothes (Xiao et al. 2017), in the form of :func:`mnist`, from ``fashion-mnist/``.
+
+    Nothing is downloaded; files that hold fewer images are taken as they are.
+
+    Args:
+        split, folder, dtype: as of :func:`mnist`.
+
+    Raises:
+        FileNotFoundError: the files are not there, or no folder is named.
+        TypeError, ValueError: as :func:`mnist` does.
+    """
+    check_dtype(dtype)
+    names, given = _names(split), given_folder(folder)
+    if given is None:
+        raise FileNotFoundError(
+            f"fashion-mnist/{names[0]} is looked for below folder=, or the folder that the environment variable "
+            f"{VARIABLE} names: name one"
+        )
+    return _read(*_below(given, "fashion-mnist", names, "there is no download"), dtype)
+
+
+def _names(split: str) -> tuple[str, str]:
     if split not in _PREFIXES:
         raise ValueError(f"split must be {' or '.join(map(repr, _PREFIXES))}, got {split!r}")
-    check_dtype(dtype)
-    prefix = _PREFIXES[split]
-    names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-    images_path, labels_path = _in_cache(names) if (given := given_folder(folder)) is None else _below(given, names)
+    return f"{_PREFIXES[split]}-images-idx3-ubyte", f"{_PREFIXES[split]}-labels-idx1-ubyte"
+
+
+def _read(images_path: Path, labels_path: Path, dtype: torch.dtype) -> LabelledImages:
     pixels, labels = _images(images_path), _labels(labels_path)
     if len(pixels) != len(labels):
         raise ValueError(
@@ -92,10 +124,9 @@ def _labels(path: Path) -> UInt8[np.ndarray, " n"]:
     return labels
 
 
-def _below(folder: Path, names: tuple[str, str]) -> tuple[Path, Path]:
-    instead = f"with neither, MNIST is downloaded; {_DIGITS}"
+def _below(folder: Path, data: str, names: tuple[str, str], instead: str) -> tuple[Path, Path]:
     images, labels = (
-        existing(folder, Path("mnist", name), rows, instead, suffixes=("", ".gz"))
+        existing(folder, Path(data, name), rows, instead, suffixes=("", ".gz"))
         for name, rows in zip(names, ("images", "labels"), strict=True)
     )
     return images, labels

@@ -17,12 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gan_influence import trees
 from gan_influence.checks import is_whole
 from gan_influence.devices import repeatable
 from gan_influence.graphs import is_transformed
+from gan_influence.metrics.inputs import generated
 from gan_influence.players import Players
+from gan_influence.trees import Tree
 
 __all__ = [
+    "PROBED",
     "Frozen",
     "check_chunk",
     "check_each_alone",
@@ -31,7 +35,7 @@ __all__ = [
     "in_chunks",
 ]
 
-_PROBED = 4  # rows, to see whether each is treated by itself
+PROBED = 4  # rows, to see whether each is treated by itself
 
 
 class Frozen:
@@ -63,17 +67,16 @@ class Frozen:
             return self.call(images.clone())  # it may work in place, and others look at these images too
 
 
-def in_chunks(
-    function: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *row"], chunk: int
-) -> Float[Tensor, "n *outputs"]:
-    """``function(rows)``, for a function that treats each row by itself, ``chunk`` rows at a time."""
-    return torch.cat([function(part) for part in rows.split(chunk)])
+def in_chunks(function: Callable[[Tree], Tensor], rows: Tree, chunk: int) -> Float[Tensor, "n *outputs"]:
+    """``function(rows)``, for a function that treats each row of a tree by itself, ``chunk`` rows at a time."""
+    starts = range(0, trees.length(rows), chunk)
+    return torch.cat([function(trees.take(rows, slice(start, start + chunk))) for start in starts])
 
 
 def generated_in_chunks(
-    function: Callable[[Tensor], Tensor], players: Players, latents: Float[Tensor, "K *latent"], chunk: int
+    function: Callable[[Tensor], Tensor], players: Players, latents: Tree, chunk: int
 ) -> Float[Tensor, "K *outputs"]:
-    """``function(G(phi, z_k))`` for all latents, differentiable in ``phi``.
+    """``function(G(phi, z_k))`` for all K latents, differentiable in ``phi``.
 
     The outputs of all K are held, and the graph of one chunk alone: a chunk's graph is dropped when its outputs are
     there, and rebuilt when the gradient comes back to it. A scalar may therefore couple all outputs, as a covariance
@@ -83,11 +86,15 @@ def generated_in_chunks(
     recorded; under ``no_grad`` there are none.
     """
 
-    def outputs(part: Tensor) -> Tensor:
-        return function(players.generate(part))
+    def outputs(part: Tree) -> Tensor:
+        return function(generated(players, part))
 
     rebuilt = partial(checkpoint, outputs, use_reentrant=False, preserve_rng_state=False)
-    rebuilds = torch.is_grad_enabled() and len(latents) > chunk and not is_transformed(players.parameters["generator"])
+    rebuilds = (
+        torch.is_grad_enabled()
+        and trees.length(latents) > chunk
+        and not is_transformed(players.parameters["generator"])
+    )
     return in_chunks(rebuilt if rebuilds else outputs, latents, chunk)
 
 
@@ -101,7 +108,7 @@ def check_chunk(chunk: object) -> None:
         raise ValueError(f"chunk must be a whole number of rows >= 1, got {chunk!r}")
 
 
-def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *row"], name: str) -> None:
+def check_each_alone(function: Callable[[Tree], Tensor], rows: Tree, name: str) -> None:
     """Is a row's output its own, whatever else is in its chunk, and the same at every call?
 
     A few rows are looked at; inside the transforms of ``torch.func``, where no value can be read, none.
@@ -109,10 +116,10 @@ def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "
     Raises:
         ValueError: it is not; the message begins with ``name``.
     """
-    few = rows[:_PROBED]
+    few = trees.take(rows, slice(PROBED))
     with torch.no_grad():
         together = function(few)
-        if not isinstance(together, Tensor) or together.ndim == 0 or len(together) != len(few):
+        if not isinstance(together, Tensor) or together.ndim == 0 or len(together) != trees.length(few):
             return  # what is no row of outputs an image is told elsewhere
         if is_transformed(together) or not together.is_floating_point() or not together.isfinite().all():
             return
@@ -123,7 +130,7 @@ def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "
             "random once"
         )
     off = math.nan if alone is None else float((alone - together).abs().max())
-    if not off <= _ROUNDING * torch.finfo(rows.dtype).eps * float(together.abs().max()):  # also where it is NaN
+    if not off <= _ROUNDING * _eps(few) * float(together.abs().max()):  # also where it is NaN
         raise ValueError(
             f"{name} gives a row another output beside other rows than alone, off by {off:.2g}: it uses batch "
             "statistics, so that a metric in chunks would depend on how rows are put together. Use GroupNorm or "
@@ -131,12 +138,17 @@ def check_each_alone(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "
         )
 
 
-def _one_by_one(function: Callable[[Tensor], Tensor], rows: Float[Tensor, "n *row"]) -> Tensor | None:
+def _eps(rows: Tree) -> float:
+    """The rounding of the coarsest floating-point type among them."""
+    return max(torch.finfo(part.dtype).eps for part in trees.leaves(rows) if part.is_floating_point())
+
+
+def _one_by_one(function: Callable[[Tree], Tensor], rows: Tree) -> Tensor | None:
     """The outputs of each row alone, ``(n, *outputs)``; ``None`` where it wants more than one."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*degrees of freedom")
         try:
-            return torch.cat([function(row) for row in rows.split(1)])
+            return in_chunks(function, rows, 1)
         except ValueError:
             return None
 

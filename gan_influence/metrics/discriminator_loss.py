@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.gans import GAN
-from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.inputs import check_generator, check_reference_and_latents, copied, generated
 from gan_influence.metrics.metric import MeasuredOnTraces
 from gan_influence.metrics.player_loss import batch_of
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
+from gan_influence.trees import Tree
 
 __all__ = ["DiscriminatorLoss"]
 
@@ -28,7 +29,7 @@ class DiscriminatorLoss(MeasuredOnTraces):
 
     Args:
         reference: real rows x', ``(n, *instance_shape)``, apart from those of training.
-        latents: z', ``(K, *latent_shape)``, apart from those of training.
+        latents: z', ``(K, *latent_shape)``, apart from those of training; or a tree of tensors, first dimension K.
 
     Raises:
         TypeError: reference or latents are not floating-point tensors of one data type.
@@ -47,18 +48,18 @@ class DiscriminatorLoss(MeasuredOnTraces):
     larger_is_better = False
 
     @undisturbed
-    def __init__(self, reference: Float[Tensor, "n *instance"], latents: Float[Tensor, "K *latent"]):
-        check_reference_and_latents(reference, latents)
+    def __init__(self, reference: Float[Tensor, "n *instance"], latents: Float[Tensor, "K *latent"] | Tree):
+        self.dtype = check_reference_and_latents(reference, latents)
         self.reference = reference.detach().clone()
-        self.latents = latents.detach().clone()
+        self.latents = copied(latents)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable in both."""
-        check_generator("DiscriminatorLoss", players, self.latents.dtype)
-        generated = players.generate(self.latents)
-        if generated.shape[1:] != self.reference.shape[1:]:
+        check_generator("DiscriminatorLoss", players, self.dtype)
+        made = generated(players, self.latents)
+        if made.shape[1:] != self.reference.shape[1:]:
             raise ValueError(
-                f"the generator makes rows of shape {tuple(generated.shape[1:])}, "
+                f"the generator makes rows of shape {tuple(made.shape[1:])}, "
                 f"but the metric's reference has rows of shape {tuple(self.reference.shape[1:])}"
             )
         game = players.game

@@ -6,13 +6,17 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from gan_influence import trees
+from gan_influence.datasets.pixels import as_images
 from gan_influence.metrics.chunks import (
+    PROBED,
     Frozen,
     check_chunk,
     check_each_alone,
@@ -20,10 +24,17 @@ from gan_influence.metrics.chunks import (
     generated_in_chunks,
     in_chunks,
 )
-from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.inputs import (
+    check_generator,
+    check_latents,
+    check_reference_and_latents,
+    copied,
+    generated,
+)
 from gan_influence.metrics.metric import MeasuredOnTraces
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
+from gan_influence.trees import Tree
 
 __all__ = ["FrechetDistance"]
 
@@ -64,12 +75,15 @@ class FrechetDistance(MeasuredOnTraces):
             Outputs of several dimensions are flattened. Of a module, or of a method's module, a copy in ``eval()``
             mode is kept, in the latents' data type, which follows the players to their device.
         reference: real images, ``(n_r, *instance_shape)``, apart from those of training. Their features are computed
-            here and now, on the device where they lie.
-        latents: ``(K, *latent_shape)``, apart from those of training.
+            here and now, on the device where they lie. Levels of 0 ... 255 (uint8) are scaled to [-1, 1] a chunk at a
+            time.
+        latents: ``(K, *latent_shape)``, apart from those of training; or a tree of tensors, first dimension K, which
+            the generator takes as one argument.
         chunk: how many images are held at a time.
 
     Raises:
-        TypeError: features are no callable; reference or latents are not floating-point tensors of one data type.
+        TypeError: features are no callable; reference or latents are not floating-point tensors of one data type, and
+            the reference not uint8.
         ValueError: reference or latents have fewer than two rows or are not finite; the reference's features are not
             finite, or not one row an image; a network mixes the images of a chunk; chunk is below 1.
 
@@ -88,27 +102,27 @@ class FrechetDistance(MeasuredOnTraces):
     def __init__(
         self,
         features: Callable[[Tensor], Tensor],
-        reference: Float[Tensor, "n_r *instance"],
-        latents: Float[Tensor, "K *latent"],
+        reference: Float[Tensor, "n_r *instance"] | UInt8[Tensor, "n_r *instance"],
+        latents: Float[Tensor, "K *latent"] | Tree,
         *,
         chunk: int = 500,
     ):
-        check_reference_and_latents(reference, latents)
+        self.dtype = _checked(reference, latents)
         check_chunk(chunk)
-        for name, rows in (("reference", reference), ("latents", latents)):
-            if len(rows) < 2:
-                raise ValueError(f"{name} must hold at least two rows: one has no covariance")
-        self.extractor = _extractor(features, reference.dtype)
+        self.extractor = _extractor(features, self.dtype)
         self.image_shape = reference.shape[1:]
-        self.latents = latents.detach().clone()
+        self.latents = copied(latents)
         self.chunk = chunk
-        check_each_alone(self.extractor, reference.detach(), "the feature extractor")
+        reference = reference.detach()
+        check_each_alone(self.extractor, as_images(reference[:PROBED], self.dtype), "the feature extractor")
         with torch.no_grad():
-            of_reference = in_chunks(self._features, reference.detach(), chunk)
+            of_reference = in_chunks(lambda part: self._features(as_images(part, self.dtype)), reference, chunk)
             check_finite(of_reference, "features", "reference")
             self.mean = of_reference.mean(0)
             self.factor = torch.linalg.qr(of_reference - self.mean, mode="r").R / math.sqrt(len(reference) - 1)
-        _warn_of_singular_covariances(len(self.mean), {"reference rows": len(reference), "latents": len(latents)})
+        _warn_of_singular_covariances(
+            len(self.mean), {"reference rows": len(reference), "latents": trees.length(latents)}
+        )
 
     def check(self, players: Players) -> None:
         """Does the generator make each image by itself?
@@ -116,8 +130,8 @@ class FrechetDistance(MeasuredOnTraces):
         Raises:
             ValueError: it does not, so that the metric would depend on ``chunk``.
         """
-        check_generator("FrechetDistance", players, self.latents.dtype)
-        check_each_alone(players.generate, self.latents, "the generator")
+        check_generator("FrechetDistance", players, self.dtype)
+        check_each_alone(partial(generated, players), self.latents, "the generator")
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable twice; NaN where a feature is and ``torch.func`` hides that.
@@ -126,7 +140,7 @@ class FrechetDistance(MeasuredOnTraces):
             ValueError: the generator's images have another shape than the reference's, or their features are not
                 finite, or not one row an image, or not as many.
         """
-        check_generator("FrechetDistance", players, self.latents.dtype)
+        check_generator("FrechetDistance", players, self.dtype)
         features = generated_in_chunks(self._features, players, self.latents, self.chunk)
         check_finite(features, "features", "generated")
         mean, factor = self.mean.to(features.device), self.factor.to(features.device)
@@ -195,6 +209,16 @@ class _NuclearNorm(torch.autograd.Function):
         turned = U @ ((A - A.mT) / (S[:, None] + S)) @ V.mT
         outside = ((GV - U @ A) / S) @ V.mT + (U / S) @ (GU - V @ A.mT).mT
         return to_norm * P + turned + outside, None
+
+
+def _checked(reference: Tensor, latents: Tree) -> torch.dtype:
+    """The data type of both; the reference may be uint8."""
+    levels = isinstance(reference, Tensor) and reference.dtype == torch.uint8
+    dtype = check_latents(latents) if levels else check_reference_and_latents(reference, latents)
+    for name, rows in (("reference", reference), ("latents", latents)):
+        if trees.length(rows) < 2:
+            raise ValueError(f"{name} must hold at least two rows: one has no covariance")
+    return dtype
 
 
 def _extractor(features: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

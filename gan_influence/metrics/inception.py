@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from numbers import Real
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gan_influence import trees
 from gan_influence.checks import is_real
 from gan_influence.metrics.chunks import (
     Frozen,
@@ -18,10 +20,11 @@ from gan_influence.metrics.chunks import (
     check_finite,
     generated_in_chunks,
 )
-from gan_influence.metrics.inputs import check_generator, check_rows
+from gan_influence.metrics.inputs import check_generator, check_latents, copied, generated
 from gan_influence.metrics.metric import MeasuredOnTraces
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
+from gan_influence.trees import Tree
 
 __all__ = ["InceptionScore"]
 
@@ -42,7 +45,8 @@ class InceptionScore(MeasuredOnTraces):
         classifier: module, images ``(n, *instance_shape)`` to logits ``(n, classes)`` before any softmax. A copy in
             ``eval()`` mode is kept, in the latents' data type, which follows the players to their device. If it has an
             attribute ``accuracy``, that is held against ``least_accuracy``.
-        latents: ``(K, *latent_shape)``, apart from those of training.
+        latents: ``(K, *latent_shape)``, apart from those of training; or a tree of tensors, first dimension K, which
+            the generator takes as one argument.
         logarithm: ``log E`` in its stead, in nats, as the authors' code has it in the experiments on accuracy.
         chunk: how many images are held at a time.
         least_accuracy: what the classifier's ``accuracy`` must reach, from 0 to 1; ``None``, of one that was not
@@ -68,7 +72,7 @@ class InceptionScore(MeasuredOnTraces):
     def __init__(
         self,
         classifier: nn.Module,
-        latents: Float[Tensor, "K *latent"],
+        latents: Float[Tensor, "K *latent"] | Tree,
         *,
         logarithm: bool = False,
         chunk: int = 500,
@@ -76,11 +80,11 @@ class InceptionScore(MeasuredOnTraces):
     ):
         if not isinstance(classifier, nn.Module):
             raise TypeError(f"the classifier must be a torch.nn.Module, got {type(classifier).__name__}")
-        check_rows("latents", latents)
+        self.dtype = check_latents(latents)
         check_chunk(chunk)
         _check_accuracy(classifier, least_accuracy)
-        self.classifier = Frozen("classifier", classifier, latents.dtype)
-        self.latents = latents.detach().clone()
+        self.classifier = Frozen("classifier", classifier, self.dtype)
+        self.latents = copied(latents)
         self.logarithm, self.chunk = logarithm, chunk
 
     def check(self, players: Players) -> None:
@@ -92,10 +96,10 @@ class InceptionScore(MeasuredOnTraces):
         Warns:
             RuntimeWarning: the classifier gives probabilities.
         """
-        check_generator("InceptionScore", players, self.latents.dtype)
-        check_each_alone(players.generate, self.latents, "the generator")
+        check_generator("InceptionScore", players, self.dtype)
+        check_each_alone(partial(generated, players), self.latents, "the generator")
         with torch.no_grad():
-            images = players.generate(self.latents[: self.chunk])
+            images = generated(players, trees.take(self.latents, slice(self.chunk)))
             check_each_alone(self.classifier, images, "the classifier")
             _warn_of_probabilities(self._logits(images))
 
@@ -105,7 +109,7 @@ class InceptionScore(MeasuredOnTraces):
         Raises:
             ValueError: the classifier gives something other than finite logits, one row an image.
         """
-        check_generator("InceptionScore", players, self.latents.dtype)
+        check_generator("InceptionScore", players, self.dtype)
         logits = generated_in_chunks(self._logits, players, self.latents, self.chunk)
         check_finite(logits, "the classifier", "generated")
         conditional = logits.log_softmax(1)

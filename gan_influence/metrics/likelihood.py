@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence import trees
 from gan_influence.checks import is_real
-from gan_influence.metrics.inputs import check_generator, check_reference_and_latents
+from gan_influence.metrics.inputs import check_generator, check_reference_and_latents, copied, generated
 from gan_influence.metrics.log_sums import lie_apart, mean_log_sum
 from gan_influence.metrics.metric import MeasuredOnTraces
 from gan_influence.players import Players
 from gan_influence.surroundings import undisturbed
+from gan_influence.trees import Tree
 
 __all__ = ["AverageLogLikelihood"]
 
@@ -32,7 +34,8 @@ class AverageLogLikelihood(MeasuredOnTraces):
 
     Args:
         reference: rows to be explained, ``(n, *instance_shape)``; each is flattened to d numbers.
-        latents: ``(K, *latent_shape)``, apart from those of training.
+        latents: ``(K, *latent_shape)``, apart from those of training; or a tree of tensors, first dimension K, which
+            the generator takes as one argument.
         bandwidth: h > 0, in the units of the data.
 
     Raises:
@@ -55,33 +58,33 @@ class AverageLogLikelihood(MeasuredOnTraces):
     def __init__(
         self,
         reference: Float[Tensor, "n *instance"],
-        latents: Float[Tensor, "K *latent"],
+        latents: Float[Tensor, "K *latent"] | Tree,
         bandwidth: float = 1.0,
     ):
-        check_reference_and_latents(reference, latents)
+        self.dtype = check_reference_and_latents(reference, latents)
         _check_bandwidth(bandwidth, reference.dtype)
         flat = reference.detach().reshape(len(reference), -1).double()
         self.center = flat.mean(0)  # distances by |x|^2 + |g|^2 - 2 x.g lose nothing when both lie near the origin
         self.centered = flat - self.center
-        self.latents = latents.detach().clone()
+        self.latents = copied(latents)
         self.bandwidth = float(bandwidth)
         self.apart = lie_apart(self.centered, 1 / self.bandwidth**2)
 
     def value(self, players: Players) -> Float[Tensor, ""]:
         """The metric at these players, differentiable."""
-        check_generator("AverageLogLikelihood", players, self.latents.dtype)
-        generated = players.generate(self.latents).reshape(len(self.latents), -1)
-        reference = self.centered.to(generated.device)
-        if generated.shape[1] != reference.shape[1]:
+        check_generator("AverageLogLikelihood", players, self.dtype)
+        points = generated(players, self.latents).reshape(trees.length(self.latents), -1)
+        reference = self.centered.to(points.device)
+        if points.shape[1] != reference.shape[1]:
             raise ValueError(
-                f"the generator makes rows of {generated.shape[1]} numbers, "
+                f"the generator makes rows of {points.shape[1]} numbers, "
                 f"but the metric's reference has {reference.shape[1]}"
             )
-        generated = generated - self.center.to(generated.device)
+        points = points - self.center.to(points.device)
         dimension = reference.shape[1]
-        normaliser = math.log(len(generated)) + 0.5 * dimension * math.log(2 * math.pi * self.bandwidth**2)
-        log_sum = mean_log_sum(reference, generated, 1 / self.bandwidth**2, self.apart)
-        return (log_sum - normaliser).to(self.latents.dtype)
+        normaliser = math.log(len(points)) + 0.5 * dimension * math.log(2 * math.pi * self.bandwidth**2)
+        log_sum = mean_log_sum(reference, points, 1 / self.bandwidth**2, self.apart)
+        return (log_sum - normaliser).to(self.dtype)
 
 
 def _check_bandwidth(bandwidth: object, dtype: torch.dtype) -> None:

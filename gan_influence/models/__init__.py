@@ -4,6 +4,10 @@ from gan_influence.models.classifier import Classifier, classifier, fit_classifi
 from gan_influence.models.dcgan import dcgan
 from gan_influence.models.fcgan import fcgan
 from gan_influence.models.lqgan import lqgan
+from gan_influence.models.style_checkpoints import load_style_checkpoint
+from gan_influence.models.stylegan import stylegan
+from gan_influence.models.stylegan2 import stylegan2
+from gan_influence.models.styles import style_latents
 
 __all__ = [
     "Classifier",
@@ -12,6 +16,10 @@ __all__ = [
     "fcgan",
     "fit_classifier",
     "load_classifier",
+    "load_style_checkpoint",
     "lqgan",
     "save_classifier",
+    "style_latents",
+    "stylegan",
+    "stylegan2",
 ]

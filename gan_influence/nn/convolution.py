@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from gan_influence.nn import layouts
 
-__all__ = ["Convolution", "Deconvolution"]
+__all__ = ["Convolution", "Deconvolution", "convolved"]
 
 
 class Geometry(NamedTuple):
-    """What makes a convolution besides its images and kernel. There is no padding and no dilation."""
+    """What makes a convolution besides its images and kernel. There is no dilation."""
 
     stride: tuple[int, ...]
     transposed: bool
     groups: int = 1
+    padding: tuple[int, ...] = (0, 0)
 
 
 class Convolution(nn.Conv2d):
@@ -48,22 +49,45 @@ class Deconvolution(nn.ConvTranspose2d):
         return _Partial.apply(None, images, self.weight, self.bias, _G, Geometry(self.stride, True))
 
 
+def convolved(
+    images: Float[Tensor, "n c h w"],
+    kernel: Float[Tensor, "c2 c_group k k"],
+    bias: Float[Tensor, " c2"] | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    transposed: bool = False,
+    groups: int = 1,
+) -> Float[Tensor, "n c2 h2 w2"]:
+    """``torch.nn.functional.conv2d``, or ``conv_transpose2d``, of a kernel that is computed.
+
+    Args:
+        images: to convolve.
+        kernel: ``(before, after / groups, k, k)`` where it is transposed.
+        bias: of each channel.
+        stride, padding, groups: as torch has them.
+        transposed: is it the transposed one?
+    """
+    geometry = Geometry((stride, stride), transposed, groups, (padding, padding))
+    return _Partial.apply(None, images, kernel, bias, _G, geometry)
+
+
 def _convolved(x: Tensor, w: Tensor, b: Tensor | None, geometry: Geometry) -> Tensor:
     if x.ndim != 4:
         raise ValueError(f"images must be (n, channels, height, width), got shape {tuple(x.shape)}")
     if _is_pixelwise(w, geometry):
         y = layouts.to_pixels(x) @ w.flatten(1).T
         return layouts.to_images(y if b is None else y + b, x.shape)
-    stride, transposed, groups = geometry
+    stride, transposed, groups, padding = geometry
     return torch.convolution(
-        layouts.laid_out(x), layouts.laid_out(w), b, stride, (0, 0), (1, 1), transposed, (0, 0), groups
+        layouts.laid_out(x), layouts.laid_out(w), b, stride, padding, (1, 1), transposed, (0, 0), groups
     )
 
 
 def _of_images(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     if _is_pixelwise(w, geometry):
         return layouts.to_images(layouts.to_pixels(g) @ w.flatten(1), x.shape)
-    if w.shape[1] == 1 and layouts.channels_go_last(g) and not geometry.transposed and geometry.groups == 1:
+    if w.shape[1] == 1 and layouts.channels_go_last(g) and geometry[1:] == (False, 1, (0, 0)):
         return _grey(g, w, x.shape[2:], geometry.stride)
     return _backward(g, x, w, geometry, [True, False, False])[0]
 
@@ -106,9 +130,9 @@ def _of_kernel(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
 
 def _backward(g: Tensor, x: Tensor, w: Tensor, geometry: Geometry, wanted: list[bool]) -> tuple[Tensor, ...]:
     g, x, w = map(layouts.laid_out, (g, x, w))
-    stride, transposed, groups = geometry
+    stride, transposed, groups, padding = geometry
     return torch.ops.aten.convolution_backward(
-        g, x, w, None, stride, (0, 0), (1, 1), transposed, (0, 0), groups, wanted
+        g, x, w, None, stride, padding, (1, 1), transposed, (0, 0), groups, wanted
     )
 
 
