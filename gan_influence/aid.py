@@ -12,6 +12,7 @@ from gan_influence.checks import check, check_not_negative, is_whole
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.devices import repeatable
 from gan_influence.finite import ConvergenceError, check_scores
+from gan_influence.gauss_newton import curved
 from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric
 from gan_influence.solvers.names import DEFAULT_TERMS, chosen
@@ -37,6 +38,7 @@ def aid(
     at: Sequence[int] | None = None,
     newton: int = 0,
     tolerance: float | None = None,
+    curvature: str = "hessian",
     progress: bool = False,
 ) -> Float[Tensor, "*metrics *stops *terms N"]:
     r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18, Alg. 2; stochastic: VI-A2).
@@ -134,13 +136,13 @@ def aid(
     with repeatable(theta.device):
         if newton:
             theta = seen = _moved(continuation, theta, newton, max(most, _PRODUCTS), stops)
-        gradients = gradients_of(metrics, trace, stops, seen)
+        gradients, game = gradients_of(metrics, trace, stops, seen), curved(trace, curvature, theta)
         if len(gradients) == 1:
-            operator = ShiftedField(continuation, theta, stops, damping)
+            operator = ShiftedField(continuation, theta, stops, damping, game)
             rows = _weight_slopes(settings, operator, gradients[0], progress).unsqueeze(0)
         else:
             operators = [
-                ShiftedField(continuation, one, [stop], damping) for one, stop in zip(theta, stops, strict=True)
+                ShiftedField(continuation, one, [stop], damping, game) for one, stop in zip(theta, stops, strict=True)
             ]
             of_stops = zip(operators, gradients.unbind(1), strict=True)
             rows = torch.stack([_solved(settings, one, b, progress).movedim(-2, 0) for one, b in of_stops], dim=1)

@@ -281,7 +281,9 @@ def test_settings_besides_an_object_are_refused_and_sent_there(solver, besides):
 @pytest.mark.parametrize("solver", [None, 3, GMRES, Neumann, SimpleNamespace(), [Neumann()]])
 def test_what_is_no_solver_is_told_the_known_ones(solver):
     problem = lqgan()
-    message = r"unknown solver .*; known solvers: neumann, gmres, or an object with solve\(operator, b, progress=\)"
+    message = (
+        r"unknown solver .*; known solvers: neumann, gmres, cg, .*, or an object with solve\(operator, b, progress=\)"
+    )
     with pytest.raises(ValueError, match=message):
         gi.aid(problem.train(2), problem.metric(), solver=solver)
 
