@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gan_influence.checks import check_whole
 from gan_influence.finite import ConvergenceError
-from gan_influence.solvers.divergence import positive
+from gan_influence.solvers.divergence import positive, several_players
 from gan_influence.solvers.gmres import check_tolerance
 from gan_influence.solvers.protocol import Operator, Solution, row
 from gan_influence.solvers.residuals import aim, limit, relative_residuals, worst
-from gan_influence.solvers.spectrum import ends
+from gan_influence.solvers.spectrum import asymmetry, ends
 from gan_influence.solvers.stacked import Stacked
 
 __all__ = ["CG"]
@@ -102,13 +102,7 @@ class _Definite:
 
 
 def _check_symmetric(operator: Operator, b: Float[Tensor, "k d"]) -> None:
-    """``<u, A v> = <v, A u>`` of two random directions."""
-    u, v = torch.randn(2, b.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(b)
-    of_u, of_v = operator.transpose_product(torch.stack([u, v])).double()
-    one, other = float(u.double() @ of_v), float(v.double() @ of_u)
-    scale = float(u.double().norm() * of_v.norm() + v.double().norm() * of_u.norm())
-    if abs(one - other) > torch.finfo(b.dtype).eps ** 0.5 * scale:
+    if (products := asymmetry(operator, b[0])) is not None:
         raise ConvergenceError(
-            f"CG needs a symmetric curvature, but at {operator.where(row(b, 0))} <u, A v> is {one:.3g} and <v, A u> "
-            f"{other:.3g} of two directions, as in games of several players: take solver='gmres' or 'normal_equations'"
+            f"CG needs a symmetric curvature, but at {operator.where(row(b, 0))} {several_players(*products)}"
         )

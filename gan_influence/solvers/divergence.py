@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gan_influence.solvers.protocol import Operator
-from gan_influence.solvers.spectrum import Step, ends, growth
+from gan_influence.solvers.spectrum import Step, asymmetry, ends, growth
 from gan_influence.surroundings import warn
 
-__all__ = ["advice", "positive", "warn_of_cut"]
+__all__ = ["advice", "positive", "several_players", "warn_of_cut"]
 
 _FAR = 0.1  # a relative residual above which a solution that is cut off on purpose comes with a warning
 
@@ -25,6 +25,8 @@ def advice(operator: Operator, step: Step, b: Float[Tensor, "k d"], setting: Cal
         b: the right-hand sides.
         setting: what to say of the setting that limits steps, given the largest curvature that they meet.
     """
+    if (products := asymmetry(operator, b[0])) is not None:
+        return f"For {several_players(*products)}"
     least, largest = ends(operator, b[0])
     if least < 0:
         return (
@@ -40,6 +42,14 @@ def positive(least: float) -> str:
     return (
         f"add damping above {-least:.3g}, take curvature='gauss_newton', or a solver for any matrix, 'gmres' or "
         "'normal_equations'"
+    )
+
+
+def several_players(one: float, other: float) -> str:
+    """What to do about a matrix for which ``<u, A v>`` and ``<v, A u>`` are two numbers."""
+    return (
+        f"<u, A v> is {one:.3g} and <v, A u> {other:.3g} of two directions, as in games of several players: take "
+        "solver='gmres' or 'normal_equations'"
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gan_influence.solvers.inverse_norm import DENSE
 from gan_influence.solvers.protocol import Operator
 
-__all__ = ["Step", "ends", "growth", "steps_of"]
+__all__ = ["Step", "asymmetry", "ends", "growth", "steps_of"]
 
 # (m, w, eta) -> (I - eta A_m)^T w
 Step = Callable[[int, Float[Tensor, "k d"], Float[Tensor, " d"]], Float[Tensor, "k d"]]
@@ -43,6 +43,15 @@ def growth(step: Step, like: Float[Tensor, " d"]) -> tuple[float, int]:
             break
         v = product / product.norm()
     return max(factors[_AT_FIRST:] or factors), len(factors)
+
+
+def asymmetry(operator: Operator, like: Float[Tensor, " d"]) -> tuple[float, float] | None:
+    """``<u, A v>`` and ``<v, A u>`` of two random directions; ``None`` where they are the same, up to rounding."""
+    u, v = torch.randn(2, len(like), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    of_u, of_v = operator.transpose_product(torch.stack([u, v])).double()
+    one, other = float(u.double() @ of_v), float(v.double() @ of_u)
+    largest = float(u.double().norm() * of_v.norm() + v.double().norm() * of_u.norm())
+    return (one, other) if abs(one - other) > torch.finfo(like.dtype).eps ** 0.5 * largest else None
 
 
 def ends(operator: Operator, like: Float[Tensor, " d"]) -> tuple[float, float]:

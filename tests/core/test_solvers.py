@@ -22,7 +22,7 @@ from support.games import (
 
 import gan_influence as gi
 from gan_influence.curvature import Continuation, ShiftedField
-from gan_influence.solvers import GMRES, Neumann, Solution
+from gan_influence.solvers import GMRES, LiSSA, Momentum, Neumann, NormalEquations, Solution
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ SOLVERS = {
     "neumann-within": Neumann(3000, tolerance=1e-9, scale=0.3),
     "gmres": GMRES(),
     "gmres-within": GMRES(tolerance=1e-9),
+    "normal-equations": NormalEquations(),
+    "lissa": LiSSA(scale=3.0, tolerance=1e-9),
+    "momentum": Momentum(3000, rate=0.1, tolerance=1e-9),
     "of-ones-own": Dense(),
     "of-ones-own-by-rows": Scaled(0.3),
 }
