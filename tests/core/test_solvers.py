@@ -62,7 +62,7 @@ SOLVERS = {
     "gmres-within": GMRES(tolerance=1e-9),
     "normal-equations": NormalEquations(),
     "lissa": LiSSA(scale=3.0, tolerance=1e-9),
-    "momentum": Momentum(3000, rate=0.1, tolerance=1e-9),
+    "momentum": Momentum(3000, rate=0.3, momentum=0.0, tolerance=1e-9),  # which turning fields do not bear
     "of-ones-own": Dense(),
     "of-ones-own-by-rows": Scaled(0.3),
 }
