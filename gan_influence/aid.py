@@ -12,6 +12,7 @@ from gan_influence.checks import check, check_not_negative, is_whole
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.devices import repeatable
 from gan_influence.finite import ConvergenceError, check_scores
+from gan_influence.gauss_newton import curved
 from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric
 from gan_influence.solvers.names import DEFAULT_TERMS, chosen
@@ -37,6 +38,7 @@ def aid(
     at: Sequence[int] | None = None,
     newton: int = 0,
     tolerance: float | None = None,
+    curvature: str = "hessian",
     progress: bool = False,
 ) -> Float[Tensor, "*metrics *stops *terms N"]:
     r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18, Alg. 2; stochastic: VI-A2).
@@ -74,17 +76,20 @@ def aid(
     Args:
         trace: the training run; only its end and its schedule are used.
         metric: what is measured; several share J and its products, as the numbers of one that is a vector do.
-        terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For GMRES
-            the largest number of products with ``J^T``. A series that diverges without overflowing is returned as it
-            is, as in the paper, with a warning; GMRES tells what it should have tended to. A product of GMRES takes
-            its whole epoch. A series ends early where eta times its term is zero in the type of the parameters, as
-            damping makes it: what is left out is below the smallest number once it is multiplied by eta.
+        terms: ``M >= 1``, the terms of the series, m = 0 ... M-1; several numbers are read off one series. For other
+            solvers the most products, or steps: by default 1000, for ``"lissa"`` and ``"momentum"`` their own numbers.
+            A series that diverges without overflowing is returned as it is, as in the paper, with a warning; GMRES
+            tells what it should have tended to. A product of GMRES takes its whole epoch. A series ends early where eta
+            times its term is zero in the type of the parameters, as damping makes it: what is left out is below the
+            smallest number once it is multiplied by eta.
         damping: gamma >= 0 (TNNLS IV-C4).
         solver: what solves ``A^T x = grad E`` with ``A = J + gamma I``, for ``score_j = -grad f(D(psi, x_j)) . x / N``:
-            x is eta times the w above. A name is short for an object: ``"neumann"`` for
-            ``gi.solvers.Neumann(terms, tolerance, scale)``, ``"gmres"`` for ``gi.solvers.GMRES(products=terms)``. An
-            object has its settings itself, so that ``terms``, ``scale`` and ``tolerance`` are refused besides; it may
-            be one of your own, see :class:`gan_influence.solvers.Solver`.
+            x is eta times the w above. A name is short for an object: ``"neumann"`` for ``gi.solvers.Neumann(terms,
+            tolerance, scale)``, ``"gmres"`` for ``gi.solvers.GMRES(products=terms)``; and ``"cg"``,
+            ``"normal_equations"``, ``"lissa"`` and ``"momentum"`` for :class:`gan_influence.solvers.CG`,
+            ``NormalEquations``, ``LiSSA`` and ``Momentum``, which take the same J as GMRES. An object has its settings
+            itself, so that ``terms``, ``scale`` and ``tolerance`` are refused besides; it may be one of your own, see
+            :class:`gan_influence.solvers.Solver`.
         scale: eta of TNNLS eq. 11; by default each player's learning rate at the last step, which must not be 0.
         at: stopping times: score the run as if it had ended after each of these steps. All use the learning rates of
             the trace's last step and the batches after the trace's end, T = ``trace.steps``.
@@ -98,7 +103,11 @@ def aid(
             ``|(I - Z)^-1| |(Z^T)^M grad E| <= tolerance |w_M|``, after M products with ``J^T`` and those that
             ``|(I - Z)^-1|`` takes. For d <= 256 parameters these are d, and the left side is a bound of ``|w - w_M|``,
             up to rounding. Beyond, it is an estimate: ``|(I - Z)^-1|`` is found from below, from some ten solutions by
-            GMRES of at most ``max(terms, 1000)`` products each.
+            GMRES of at most ``max(terms, 1000)`` products each. For ``"cg"``, ``"normal_equations"``, ``"lissa"`` and
+            ``"momentum"`` it is the relative residual's.
+        curvature: ``"hessian"``: J itself, which for one player is the Hessian of its cost; or ``"gauss_newton"``, for
+            a model and a loss that is convex in its outputs f: ``(1/|B|) sum_i w_i Df_i^T l''_i Df_i + l2 I``, which is
+            never indefinite, where the Hessian is so short of a minimum. Products with it take a pass forward more.
         progress: show a progress bar.
 
     Returns:
@@ -107,17 +116,20 @@ def aid(
 
     Warns:
         RuntimeWarning: the series, of 20 terms or more, does not converge: its last term is not small beside its sum.
+            Or LiSSA or momentum, without a tolerance, leaves a residual above a tenth.
 
     Raises:
-        ValueError: M < 1, damping < 0, an unknown solver, several ``terms`` for GMRES, ``at`` outside the trace, a
-            schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a second
-            derivative of the game that is NaN or infinite, ``newton`` < 0; a ``tolerance`` that is not above 0, or
-            given for GMRES, with several ``terms``, or where steps do not all see the same batch; ``terms``, ``scale``
-            or ``tolerance`` besides a solver that is an object.
+        ValueError: M < 1, damping < 0, an unknown solver or curvature, a Gauss-Newton curvature of a game that is not a
+            model and a loss convex in its outputs, several ``terms`` for another solver than the series, ``at`` outside
+            the trace, a schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a
+            second derivative of the game that is NaN or infinite, ``newton`` < 0; a ``tolerance`` that is not above 0,
+            or that rounding alone exceeds, given for GMRES, with several ``terms``, or where steps do not all see the
+            same batch; ``terms``, ``scale`` or ``tolerance`` besides a solver that is an object.
         TypeError: the metric is not differentiable, not a scalar, or depends on no player; a solver
             returns something else than a :class:`gan_influence.solvers.Solution`.
         ConvergenceError: a solver has not converged: the series overflowed, or missed ``tolerance`` within ``terms``;
-            GMRES missed its own within so many products; a step of Newton's did not make ``|v|`` smaller.
+            GMRES or another missed its own within so many products; CG met a matrix that is not symmetric and positive
+            definite; LiSSA or momentum diverged; a step of Newton's did not make ``|v|`` smaller.
     """
     check_not_negative(damping=damping)
     settings, most = chosen(solver, terms, scale, tolerance)
@@ -134,13 +146,13 @@ def aid(
     with repeatable(theta.device):
         if newton:
             theta = seen = _moved(continuation, theta, newton, max(most, _PRODUCTS), stops)
-        gradients = gradients_of(metrics, trace, stops, seen)
+        gradients, game = gradients_of(metrics, trace, stops, seen), curved(trace, curvature, theta)
         if len(gradients) == 1:
-            operator = ShiftedField(continuation, theta, stops, damping)
+            operator = ShiftedField(continuation, theta, stops, damping, game)
             rows = _weight_slopes(settings, operator, gradients[0], progress).unsqueeze(0)
         else:
             operators = [
-                ShiftedField(continuation, one, [stop], damping) for one, stop in zip(theta, stops, strict=True)
+                ShiftedField(continuation, one, [stop], damping, game) for one, stop in zip(theta, stops, strict=True)
             ]
             of_stops = zip(operators, gradients.unbind(1), strict=True)
             rows = torch.stack([_solved(settings, one, b, progress).movedim(-2, 0) for one, b in of_stops], dim=1)

@@ -85,15 +85,24 @@ class ShiftedField:
         theta: ``(d,)`` or ``(1, d)``, where one ``theta`` is behind all vectors, or ``(k, d)``, each row's own.
         stops: the step of training of each ``theta``.
         damping: gamma. The shift is gamma and the optimisers' weight decay.
+        game: whose field; by default the run's, or another with the same players.
     """
 
-    def __init__(self, continuation: Continuation, theta: Float[Tensor, "*k d"], stops: list[int], damping: float):
+    def __init__(
+        self,
+        continuation: Continuation,
+        theta: Float[Tensor, "*k d"],
+        stops: list[int],
+        damping: float,
+        game: Game | None = None,
+    ):
         trace = continuation.trace
         thetas = theta.reshape(-1, theta.shape[-1])
         self.theta = thetas[0] if len(thetas) == 1 else thetas  # for one model vmap costs half as much again a product
         self.end = trace.steps
         self.decay = trace.updates.weight_decays(thetas)
         self.shift = damping + self.decay
+        self._game = trace.game if game is None else game
         self._continuation, self._trace, self._stops, self._damping = continuation, trace, stops, damping
 
     @cached_property
@@ -154,7 +163,7 @@ class ShiftedField:
             yield self
         else:
             for theta, stop in zip(self.theta, self._stops, strict=True):
-                yield ShiftedField(self._continuation, theta, [stop], self._damping)
+                yield ShiftedField(self._continuation, theta, [stop], self._damping, self._game)
 
     def where(self, rows: Bool[Tensor, " k"]) -> str:
         """``"step 2, 5"``."""
@@ -172,7 +181,7 @@ class ShiftedField:
     def _field(self) -> Field:
         if self.theta.ndim > 1:
             stacks(self._trace)
-        return Field(self._trace, self.theta)
+        return Field(self._trace, self.theta, self._game)
 
     def _along(self, product: Callable[[Tensor], Tensor], vectors: Float[Tensor, "*k d"]) -> Float[Tensor, "*k d"]:
         """The product with several vectors at once; one of them is taken as such, which costs less."""
@@ -191,7 +200,8 @@ class Field:
     own product, so that memory does not grow with their number.
     """
 
-    def __init__(self, trace: Trace, theta: Float[Tensor, "*stops d"]):
+    def __init__(self, trace: Trace, theta: Float[Tensor, "*stops d"], game: Game | None = None):
+        self._game = trace.game if game is None else game
         self._trace, self._theta, self._held = trace, theta, trace.state().held
         self._end = max(trace.steps - 1, 0)
         self._first = min(trace.first, self._end)  # of a run without steps the one before
@@ -199,7 +209,7 @@ class Field:
         self._block = max(_size(first), _size(last))  # an epoch's last batch may be a single row
         self._whole: FieldGraph | None = None
         if last.indices is None:
-            self._whole = _graph(trace.game, theta, last, self._held)
+            self._whole = _graph(self._game, theta, last, self._held)
             self._of_whole, self._last = Recorded(self._whole.transpose_product), last
 
     def transpose_product(self, t: int, cotangent: Float[Tensor, "*stops d"]) -> Float[Tensor, "*stops d"]:
@@ -219,7 +229,7 @@ class Field:
         inputs = self._trace.inputs(t)
         if self._whole is not None and self._is_whole(inputs):
             return self._whole.value
-        return _graph(self._trace.game, self._theta, inputs, self._held).value
+        return _graph(self._game, self._theta, inputs, self._held).value
 
     def is_whole(self, t: int) -> bool:
         """Does step ``t`` see the one batch that all steps of the whole data see?"""
@@ -236,7 +246,7 @@ class Field:
         return Recorded(ForwardGraph(self._whole).product)
 
     def _of_batch(self, function: Callable[..., Tensor], inputs: Inputs, vector: Tensor) -> Tensor:
-        game = self._trace.game
+        game = self._game
         recorded = self._trace.recorded.setdefault((game, function), Recorded(partial(function, game)))
         return recorded(vector, self._theta, inputs.in_step, self._held)
 
@@ -245,7 +255,7 @@ class Field:
 
         A row whose cost depends on draws is scored beside those that the run's last steps used.
         """
-        if self._whole is not None and self._trace.game.period == 1:
+        if self._whole is not None and self._game.period == 1:
             return [self._whole.row_terms(c) for c in cotangents]
         trace, n = self._trace, self._trace.size
         blocks, draws = [], self._full_batches()
@@ -261,7 +271,7 @@ class Field:
         self, cotangents: list[Float[Tensor, "*stops d"]], batch: Inputs, n: int
     ) -> list[Float[Tensor, "*stops rows"]]:
         """A cost that does another thing at another turn counts with the mean of what it does."""
-        game, period = self._trace.game, self._trace.game.period
+        game, period = self._game, self._game.period
         of_turns = [
             row_terms(game, self._theta, cotangents, batch._replace(turn=turn), n, self._held) for turn in range(period)
         ]

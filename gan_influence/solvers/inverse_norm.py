@@ -11,9 +11,9 @@ from torch import Tensor
 from gan_influence.finite import ConvergenceError
 from gan_influence.solvers.gmres import Product, solve
 
-__all__ = ["inverse_norm"]
+__all__ = ["DENSE", "inverse_norm"]
 
-_DENSE = 256  # parameters up to which a matrix is made of its products
+DENSE = 256  # parameters up to which a matrix is made of its products
 _LANCZOS = 3  # vectors between restarts
 
 
@@ -29,7 +29,7 @@ def inverse_norm(
         ConvergenceError: ``A``, called ``name``, is singular up to rounding, or GMRES fails within so many products.
     """
     d, fix = len(like), "add damping, or leave tolerance out and give terms"
-    if d <= _DENSE:
+    if d <= DENSE:
         rows = torch.stack([transpose_product(unit) for unit in torch.eye(d).to(like)])
         singular = torch.linalg.svdvals(rows.double())
         if not singular[-1] > d * torch.finfo(like.dtype).eps * singular[0]:

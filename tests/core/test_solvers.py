@@ -22,7 +22,7 @@ from support.games import (
 
 import gan_influence as gi
 from gan_influence.curvature import Continuation, ShiftedField
-from gan_influence.solvers import GMRES, Neumann, Solution
+from gan_influence.solvers import GMRES, LiSSA, Momentum, Neumann, NormalEquations, Solution
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ SOLVERS = {
     "neumann-within": Neumann(3000, tolerance=1e-9, scale=0.3),
     "gmres": GMRES(),
     "gmres-within": GMRES(tolerance=1e-9),
+    "normal-equations": NormalEquations(),
+    "lissa": LiSSA(scale=3.0, tolerance=1e-9),
+    "momentum": Momentum(3000, rate=0.3, momentum=0.0, tolerance=1e-9),  # which turning fields do not bear
     "of-ones-own": Dense(),
     "of-ones-own-by-rows": Scaled(0.3),
 }
@@ -281,7 +284,9 @@ def test_settings_besides_an_object_are_refused_and_sent_there(solver, besides):
 @pytest.mark.parametrize("solver", [None, 3, GMRES, Neumann, SimpleNamespace(), [Neumann()]])
 def test_what_is_no_solver_is_told_the_known_ones(solver):
     problem = lqgan()
-    message = r"unknown solver .*; known solvers: neumann, gmres, or an object with solve\(operator, b, progress=\)"
+    message = (
+        r"unknown solver .*; known solvers: neumann, gmres, cg, .*, or an object with solve\(operator, b, progress=\)"
+    )
     with pytest.raises(ValueError, match=message):
         gi.aid(problem.train(2), problem.metric(), solver=solver)
 
