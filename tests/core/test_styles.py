@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from support.games import normal
+from support.games import normal, relative_error, textbook_adam
+from support.unrolled import cycle_of, gan, measured, squared_slopes, unrolled
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.nn.functional import conv2d, conv_transpose2d, softplus
 
 import gan_influence as gi
+from gan_influence.nn.convolution import convolved
 
 BOTH = pytest.mark.parametrize("make", [gi.models.stylegan, gi.models.stylegan2])
 STEPS = (1e-4, 5e-5)
@@ -23,7 +26,7 @@ def drawn(generator, n=3, mixing=1.0, seed=0):
 
 def test_one_coin_and_one_crossover_are_drawn_for_a_batch():
     generator, _ = small(gi.models.stylegan, 32)
-    draw, rng = gi.models.style_latents(generator, 0.9), np.random.default_rng(0)
+    draw, rng = gi.models.style_latents(generator, 0.9, noise=False), np.random.default_rng(0)
     drawn = [draw(rng, 5)["crossover"] for _ in range(2000)]
     assert all(len(one) == 5 and (one == one[0]).all() for one in drawn)
     counts = torch.bincount(torch.stack(drawn)[:, 0], minlength=4) / 2000
@@ -220,3 +223,70 @@ def test_the_slope_of_the_penalty_is_that_of_differences_whose_error_falls_fourf
     errors = [abs((penalty(theta + h * direction) - penalty(theta - h * direction)) / (2 * h) - exact) for h in STEPS]
     assert errors[0] < 1e-5 * abs(exact)
     assert 3.5 < errors[0] / errors[1] < 4.5
+
+
+def of_torch(images, kernel, bias, *, transposed, **settings):
+    return (conv_transpose2d if transposed else conv2d)(images, kernel, bias, **settings)
+
+
+def derivatives(convolution, images, kernel, bias, **settings):
+    """The images, their slopes, and the slopes of these slopes' size."""
+    given = [one.clone().requires_grad_() for one in (images, kernel, bias)]
+    result = convolution(*given, **settings)
+    first = torch.autograd.grad(result.square().sum(), given, create_graph=True)
+    return (result, *first, *torch.autograd.grad(sum(one.square().sum() for one in first), given))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("before", "after", "groups", "transposed"),
+    [(2, 3, 1, False), (2, 3, 1, True), (4, 4, 4, False), (4, 4, 4, True), (1, 3, 1, False)],
+)
+def test_a_padded_convolution_and_its_derivatives_are_torchs(before, after, groups, transposed, stride, padding, dtype):
+    images, bias = normal(0, 2, before, 6, 7).to(dtype), normal(1, after).to(dtype)
+    shape = (before, after // groups) if transposed else (after, before // groups)
+    kernel = normal(2, *shape, 3, 3).to(dtype)
+    settings = {"stride": stride, "padding": padding, "transposed": transposed, "groups": groups}
+    ours, torchs = (derivatives(f, images, kernel, bias, **settings) for f in (convolved, of_torch))
+    for one, other in zip(ours, torchs, strict=True):
+        scale = float(other.detach().abs().max())
+        torch.testing.assert_close(one / scale, other / scale, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@BOTH
+def test_scores_are_the_slopes_of_unrolled_training_with_mixing_noise_penalty_adam_and_average(make):
+    players = dict(zip(("generator", "discriminator"), small(make), strict=True))
+    for module in players.values():
+        for k, (name, parameter) in enumerate(module.named_parameters()):
+            if "noise" in name:  # weights that start at 0 would leave it out
+                torch.nn.init.constant_(parameter, 0.1 * (k + 1))
+    data, n, steps = 0.5 * normal(3, 6, 3, 8, 8), 6, 4
+    draw = gi.models.style_latents(players["generator"], 0.9)
+    schedule = gi.Minibatches(size=n, batch_size=2, latents=draw)
+    latents = draw(np.random.default_rng(5), 3)
+
+    def penalty(players, batch, generated):
+        return 0, 5 * squared_slopes(players, batch.rows).mean()
+
+    def metric(players):
+        return players.generator(latents).square().mean()
+
+    weights = torch.ones(n, dtype=torch.float64, requires_grad=True)
+    run = unrolled(
+        players,
+        gan(lambda a: softplus(-a), softplus, lambda a: softplus(-a), penalty),
+        data,
+        schedule,
+        steps,
+        dict.fromkeys(players, textbook_adam(0.002, (0.0, 0.99), 1e-4)),
+        cycle_of("alternating", list(players)),
+        weights,
+        decay={"generator": 0.9},
+    )
+    value = measured(metric, players, run.seen, run.buffers)
+    game = gi.Game(*players.values(), loss="non_saturating", penalties=[gi.penalties.R1(10.0, masked=False)])
+    adam = gi.Adam(0.002, betas=(0.0, 0.99), eps=1e-4)
+    trace = gi.train(game, data, schedule, steps, adam, update="alternating", ema_decay=0.9)
+    assert relative_error(gi.itd(trace, metric), -torch.autograd.grad(value, weights)[0]) < 1e-9
