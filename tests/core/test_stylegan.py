@@ -291,3 +291,12 @@ def test_published_channels_are_512_up_to_32_pixels_and_then_half_as_many_each_t
         generator = StyleGANGenerator(channels_of(None, resolutions(256), _CHANNELS), 3, 512, 8)
     assert [len(block.conv2.bias) for block in generator.blocks] == [512, 512, 512, 512, 256, 128, 64]
     assert generator.noise_sizes == (4, 8, 16, 32, 64, 128, 256)
+
+
+def test_a_checkpoint_is_loaded_before_adapters_are_added():
+    generator, _ = players()
+    torch.nn.utils.parametrize.register_parametrization(generator.to_rgb, "weight", torch.nn.Identity())
+    with pytest.raises(
+        ValueError, match=r"'to_rgb.parametrizations.weight.original' of its own: load a checkpoint bef"
+    ):
+        gi.models.load_style_checkpoint(checkpoint(), generator)

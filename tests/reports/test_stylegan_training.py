@@ -265,3 +265,39 @@ def test_evaluation_draws_are_fixed_and_not_mixed():
 def test_bad_settings_of_the_cost_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         StyleGANCost(**settings)
+
+
+@each_model
+def test_removals_are_retrained_together_as_each_alone(model):
+    trace, metric, removals = trace_of(model, CODE), metric_of(model), [[0], [3, 5]]
+    together = gi.counterfactual(trace, metric, removals)
+    alone = torch.stack([gi.measure(metric, gi.retrain(trace, rows)) for rows in removals]) - gi.measure(metric, trace)
+    assert relative_error(together, alone) < 1e-9
+
+
+def test_a_saved_run_is_scored_as_the_run_itself(tmp_path):
+    """Its fingerprint knows adapters, frozen weights and the cost's settings again."""
+    trace, metric = trace_of("stylegan", CODE), metric_of("stylegan")
+    trace.save(tmp_path / "run.pt")
+
+    def load(cost):
+        modules = players("stylegan")
+        game = stylegan.game_of(modules["generator"], modules["discriminator"], cost)
+        settings = {"update": "alternating", "ema_decay": {"generator": DECAY}}
+        adam = gi.Adam(LR, betas=(0.0, 0.99), eps=EPS)
+        return gi.load_trace(tmp_path / "run.pt", game, LEVELS, schedule("stylegan"), adam, **settings)
+
+    assert torch.equal(gi.itd(load(StyleGANCost()), metric), gi.itd(trace, metric))
+    with pytest.raises(ValueError, match=r"loss was StyleGANCost.*kept.* is StyleGANCost.*batch"):
+        load(INFLUENCE)
+
+
+@each_model
+def test_the_frechet_distance_takes_evaluation_draws_a_few_at_a_time(model):
+    trace, latents = trace_of(model, CODE), stylegan.evaluation_latents(players(model)["generator"], 15, seed=6)
+    one, several = (
+        gi.metrics.FrechetDistance(torch.nn.AvgPool2d(4), LEVELS.repeat(2, 1, 1, 1), latents, chunk=chunk)
+        for chunk in (15, 4)
+    )
+    assert relative_error(several(trace), one(trace)) < 1e-12
+    assert relative_error(gi.itd(trace, several), gi.itd(trace, one)) < 1e-9
