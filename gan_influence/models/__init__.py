@@ -1,17 +1,29 @@
-"""The papers' models: pairs ``(generator, discriminator)``, and the classifier that scores images."""
+"""The papers' models: pairs ``(generator, discriminator)``, supervised ones, and the classifier that scores images."""
 
 from gan_influence.models.classifier import Classifier, classifier, fit_classifier, load_classifier, save_classifier
 from gan_influence.models.dcgan import dcgan
 from gan_influence.models.fcgan import fcgan
 from gan_influence.models.lqgan import lqgan
+from gan_influence.models.supervised import (
+    autoencoder,
+    cifar_cnn,
+    dense_network,
+    logistic_regression,
+    mnist_cnn,
+)
 
 __all__ = [
     "Classifier",
+    "autoencoder",
+    "cifar_cnn",
     "classifier",
     "dcgan",
+    "dense_network",
     "fcgan",
     "fit_classifier",
     "load_classifier",
+    "logistic_regression",
     "lqgan",
+    "mnist_cnn",
     "save_classifier",
 ]
