@@ -20,7 +20,7 @@ from gan_influence.solvers.spectrum import Step, growth, steps_of
 
 __all__ = ["LiSSA"]
 
-_DEEPEST = 100_000  # steps, where only a tolerance is given
+_DEEPEST = 20_000  # steps, where only a tolerance is given
 _LOOK_EVERY = 20  # steps; with minibatches to look takes an epoch's product
 _LOOKS = 10  # without a smaller residual, after which none is to come
 _GROWN = 1e4  # what a step adds, relative to b, above which a recursion diverges
@@ -46,8 +46,8 @@ class LiSSA:
     Args:
         scale: s; by default what a power iteration gives, the largest eigenvalue of ``A``, or with minibatches twice
             the largest factor by which one of them makes a vector longer.
-        depth: steps of the recursion, a product each; by default as many as ``tolerance`` takes, as long as the
-            residual gets smaller.
+        depth: steps of the recursion, a product each; by default as many as ``tolerance`` takes, up to 20 000 and as
+            long as the residual gets smaller.
         repeats: of the recursion, each with fresh minibatches.
         minibatches: is ``A_m`` that of the m-th fresh batch? By default it is ``A``, the mean over batches that hold
             all rows, and then x has a limit.

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import gan_influence as gi
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.gauss_newton import curved
 from gan_influence.solvers import CG, LiSSA, Momentum, NormalEquations
+from gan_influence.solvers.spectrum import asymmetry, ends
 
 N, STEPS = 18, 30
 FULL = gi.FullBatch()
@@ -475,6 +477,19 @@ def test_an_indefinite_hessian_is_refused_with_its_curvature_and_the_damping_tha
     assert relative_error(scores, gi.aid(trace, task.metric(), solver="gmres", damping=1.05 * above)) < 1e-6
     indefinite = gi.aid(trace, task.metric(), solver="normal_equations")
     assert relative_error(indefinite, gi.aid(trace, task.metric(), solver="gmres")) < 1e-7
+
+
+@pytest.mark.parametrize("d", [40, 400])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_ends_of_the_spectrum_are_found_of_few_parameters_and_of_many(d, dtype):
+    eigenvalues = torch.linspace(-0.5, 3.0, d, dtype=dtype)
+    turned = torch.linalg.qr(normal(8, d, d)).Q.to(dtype)
+    A = turned @ torch.diag(eigenvalues) @ turned.T
+    operator = SimpleNamespace(transpose_product=lambda c: c @ A, where=lambda rows: "here")
+    assert ends(operator, A[0]) == pytest.approx((-0.5, 3.0), rel=0.02)
+    assert asymmetry(operator, A[0]) is None
+    with pytest.raises(gi.ConvergenceError, match=r"along a direction at here, and the least is -0\.(5|49)"):
+        CG().solve(operator, A[:2])
 
 
 def test_conjugate_gradients_refuse_a_game_of_two_players():
