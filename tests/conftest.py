@@ -19,3 +19,8 @@ def cuda():
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return torch.device("cuda")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("data") and not os.environ.get("GAN_INFLUENCE_DATA"):
+        pytest.skip("needs the data folder: set GAN_INFLUENCE_DATA")

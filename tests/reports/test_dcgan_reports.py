@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import sys
@@ -507,8 +506,6 @@ def test_the_splits_of_digits_are_disjoint_and_differ_by_seed():
 
 @pytest.mark.data
 def test_the_splits_of_mnist_are_disjoint_and_of_the_papers_sizes():
-    if VARIABLE not in os.environ:
-        pytest.skip(f"{VARIABLE} names no folder")
     training, validation, test = dcgan.splits(TRACEBACK.presets["paper"].settings, 0)
     assert [len(part.labels) for part in (training, validation, test)] == [10_000] * 3
     assert training.images.shape == validation.images.shape == test.images.shape == (10_000, 1, 28, 28)

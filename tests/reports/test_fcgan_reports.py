@@ -214,8 +214,6 @@ def test_accuracy_needs_the_authors_rows_for_the_seeds_that_they_published():
 
 @pytest.mark.data
 def test_the_authors_rows_are_used_where_they_are_published(monkeypatch):
-    if VARIABLE not in os.environ:
-        pytest.skip(f"{VARIABLE} names no folder")
     settings = {**TINY_ACCURACY, "rows": 10_000, "batch": 5000, "epochs": 1, "authors_sets": 1, "trace_back": [1]}
     trace, metric, _ = fcgan_accuracy._factual(json.dumps(settings), 0, "code", "cpu")
     authors = gi.datasets.iclr_normal_2d(0)
