@@ -40,6 +40,7 @@ __all__ = [
     "fine_tuned",
     "first_order",
     "game_of",
+    "read_run",
     "shortcut",
 ]
 
@@ -51,6 +52,7 @@ OPTIMIZERS: dict[str, gi.Optimizer] = {
 DENOMINATORS = ("batch", "kept")
 PENALTIES = ("mean", "masked", "none")
 MOMENTS = ("exact", "constant", "code")
+USUAL: dict[str, Any] = {"update": "alternating", "ema_decay": {"generator": DECAY}, "memory": "checkpoint"}
 _NEARLY_ZERO = 1e-6  # a scale so small that what a step of the sweep adds to a cotangent is a first order
 
 
@@ -146,10 +148,20 @@ def fine_tuned(
         seed: of the batches.
         settings: of :func:`gan_influence.train`, in place of these.
     """
+    return gi.train(game, data, _schedule(game, data, seed), steps, optimizer, **{**USUAL, **settings})
+
+
+def read_run(
+    path: str, game: gi.Game, data: Tree, optimizer: gi.Optimizer, seed: int, device: str | None = None
+) -> gi.Trace:
+    """A run of :func:`fine_tuned` that was saved there."""
+    usual = {name: USUAL[name] for name in ("update", "ema_decay")}
+    return gi.load_trace(path, game, data, _schedule(game, data, seed), optimizer, device=device, **usual)
+
+
+def _schedule(game: gi.Game, data: Tree, seed: int) -> gi.Minibatches:
     draw = gi.models.style_latents(game.players["generator"].module, MIXING)
-    schedule = gi.Minibatches(len(data), min(BATCH, len(data)), latents=draw, noise=draw, seed=seed)
-    usual = {"update": "alternating", "ema_decay": {"generator": DECAY}, "memory": "checkpoint"}
-    return gi.train(game, data, schedule, steps, optimizer, **{**usual, **settings})
+    return gi.Minibatches(len(data), min(BATCH, len(data)), latents=draw, noise=draw, seed=seed)
 
 
 def evaluation_latents(generator: nn.Module, n: int, seed: int) -> Tree:
