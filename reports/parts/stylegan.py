@@ -151,12 +151,10 @@ def fine_tuned(
     return gi.train(game, data, _schedule(game, data, seed), steps, optimizer, **{**USUAL, **settings})
 
 
-def read_run(
-    path: str, game: gi.Game, data: Tree, optimizer: gi.Optimizer, seed: int, device: str | None = None
-) -> gi.Trace:
-    """A run of :func:`fine_tuned` that was saved there."""
+def read_run(path: str, game: gi.Game, data: Tree, optimizer: gi.Optimizer, seed: int, **settings: Any) -> gi.Trace:
+    """A run of :func:`fine_tuned` with these settings that was saved there."""
     usual = {name: USUAL[name] for name in ("update", "ema_decay")}
-    return gi.load_trace(path, game, data, _schedule(game, data, seed), optimizer, device=device, **usual)
+    return gi.load_trace(path, game, data, _schedule(game, data, seed), optimizer, **{**usual, **settings})
 
 
 def _schedule(game: gi.Game, data: Tree, seed: int) -> gi.Minibatches:

@@ -1,0 +1,260 @@
+"""The report on how right scores of StyleGAN's fine-tuning are, and the problem that it shares with cleansing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+from support.results import result_of
+from torch import nn
+
+import gan_influence as gi
+from reports.experiments import EXPERIMENTS, stylegan_accuracy
+from reports.experiments.stylegan_accuracy import (
+    ALL,
+    CODE,
+    EXACT,
+    FIRST,
+    FLOOR,
+    FRACTION,
+    ONE,
+    SETS,
+    SINGLE,
+    SLOPE,
+    SUMS,
+    TAU,
+    column,
+)
+from reports.figures import write_figure
+from reports.parts import cats
+from reports.parts.agreement import ERROR
+from reports.parts.stylegan import StyleGANCost, as_if, first_order, shortcut
+from reports.summary import Summary
+
+ACCURACY = EXPERIMENTS["stylegan-accuracy"]
+TINY = {
+    **stylegan_accuracy.SMOKE,
+    "pretraining_rows": 40,
+    "pretraining_steps": 3,
+    "classifier_rows": 100,
+    "classifier_epochs": 1,
+    "rows": 24,
+    "validation_rows": 80,
+    "test_rows": 70,
+    "metric_latents": 70,
+    "channels": 2,
+    "style_size": 4,
+    "epochs": 2,
+    "removals": 3,
+    "sets": 2,
+    "share": 0.1,
+    "per_unit": 3,
+    "terms": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return ACCURACY.prepare(TINY, 0, tmp_path_factory.mktemp("prepared"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def given(prepared):
+    return cats.cats(TINY, 0, prepared, "cpu")
+
+
+@pytest.fixture(scope="module")
+def records(prepared):
+    return {unit: ACCURACY.run_unit(TINY, 0, unit, "cpu", prepared) for unit in ACCURACY.units(TINY)}
+
+
+@pytest.fixture(scope="module")
+def values(records):
+    return ACCURACY.combine(TINY, records)
+
+
+# --- the problem
+
+
+def test_parts_are_disjoint_and_of_their_kinds():
+    parts, digits = cats.parts_of(TINY, 0), gi.datasets.digits()
+    seen = [image.numpy().tobytes() for part in parts[1:] for image in part]
+    of_kinds = {
+        image.numpy().tobytes() for image, label in zip(digits.images, digits.labels, strict=True) if label in (3, 5, 9)
+    }
+    assert len(set(seen)) == 24 + 80 + 70
+    assert set(seen) <= of_kinds
+    assert not of_kinds & {image.numpy().tobytes() for image in parts.pretraining}
+
+
+def test_what_is_fine_tuned_is_the_pretrained_game_through_adapters(prepared, given):
+    pretrained = torch.load(prepared["pretrained"], weights_only=True)
+    generator = given.trace.game.players["generator"].module
+    frozen = dict(generator.named_parameters())
+    assert not any(value.requires_grad for name, value in frozen.items() if name.startswith("mapping"))
+    before = "conv2.parametrizations.weight.original"
+    kept = frozen[f"blocks.0.{before}"]
+    assert torch.equal(kept, pretrained["generator"]["blocks.0.conv2.weight"].double())
+    assert given.trace.steps == 6
+    players = given.trace.game.players.values()
+    assert given.trace.game.size == sum(v.numel() for one in players for v in gi.adapters(one.module).values())
+
+
+def test_metrics_have_images_and_latents_of_their_own(given):
+    parts = cats.parts_of(TINY, 0)
+    features = given.features.features(parts.test.double())
+    assert torch.allclose(given.test.mean, features.mean(0).double(), atol=1e-6)
+    assert not torch.equal(given.test.latents["z"], given.validation.latents["z"])
+
+
+def test_everything_is_made_once_and_what_is_damaged_again(prepared, tmp_path, monkeypatch):
+    folder = Path(prepared["run"]).parent
+    monkeypatch.setattr(cats, "_pretrained", lambda *a: pytest.fail("pretrained twice"))
+    monkeypatch.setattr(cats, "_classifier", lambda *a: pytest.fail("fitted twice"))
+    assert ACCURACY.prepare(TINY, 0, folder, "cpu") == prepared
+    for name in ("features", "pretrained", "run"):
+        (tmp_path / f"seed-0.{name}.pt").write_bytes((folder / f"seed-0.{name}.pt").read_bytes())
+    run = tmp_path / "seed-0.run.pt"
+    run.write_bytes(run.read_bytes()[:-9])
+    assert ACCURACY.prepare(TINY, 0, tmp_path, "cpu")["digest"] == prepared["digest"]
+    assert len(list(tmp_path.glob("seed-0.run.pt.set-aside*"))) == 1
+
+
+# --- files of one's own
+
+
+class Features(nn.Module):
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        found = images.mean(3).flatten(1)
+        return found if return_features else found[:, :1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("GAN_INFLUENCE_DATA", str(tmp_path))
+    (tmp_path / "stylegan" / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(90):
+        pixels = rng.integers(0, 256, (11, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "stylegan" / "images" / f"{k}.png")
+    torch.jit.script(Features()).save(str(tmp_path / "stylegan" / "features.pt"))
+    return tmp_path / "stylegan"
+
+
+OWN = {**TINY, "images": "folder", "rows": 16, "validation_rows": 35, "test_rows": 35, "resolution": 8, "epochs": 1}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_ones_own_images_checkpoint_and_features_are_used(folder, monkeypatch, tmp_path):
+    generator, discriminator = cats._players(OWN, 5)
+    loaded = []
+
+    def load(path, *players):
+        loaded.append(path)
+        for player, other in zip(players, (generator, discriminator), strict=True):
+            player.load_state_dict(other.state_dict())
+
+    monkeypatch.setattr(gi.models, "load_style_checkpoint", load)
+    monkeypatch.setattr(cats, "BATCH", 8)
+    assert ACCURACY.files(OWN, [0]) == ["stylegan/checkpoint.pt", "stylegan/features.pt"]
+    prepared = ACCURACY.prepare(OWN, 0, tmp_path, "cpu")
+    given = cats.cats(OWN, 0, prepared, "cpu")
+    assert loaded
+    assert set(loaded) == {folder / "checkpoint.pt"}
+    assert given.trace.size == 16
+    levels = (given.test_images.double() + 1) * 127.5
+    assert torch.allclose(given.test.mean, levels.mean(3).flatten(1).mean(0), rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_files_that_are_none_are_named(folder, tmp_path):
+    (folder / "features.pt").write_bytes(b"no script")
+    with pytest.raises(ValueError, match=r"features.pt is no file of features \(TorchScript\)"):
+        cats.Inception(folder / "features.pt")
+    with pytest.raises(ValueError, match="holds 90 images, but 210 are needed"):
+        cats.parts_of({**OWN, "rows": 140}, 0)
+
+
+# --- the experiment
+
+
+def test_truth_is_retraining_without_the_rows(records, given):
+    removals = stylegan_accuracy.removed(TINY, 0, given)
+    assert [len(own) for own in removals] == [1, 1, 1, 2, 2]
+    assert len({row for own in removals for row in own}) == 7
+    for began, last in (("one", 3), ("all", None)):
+        found = [value for part in (0, 1) for value in records[f"{began}-truth{part}"]["influence"]]
+        expected = [
+            float(given.validation(gi.retrain(given.trace, own, last=last))) - float(given.validation(given.trace))
+            for own in removals
+        ]
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
+
+
+def test_exact_scores_are_what_a_small_share_of_a_row_does(values):
+    at = column(ONE, FRACTION)
+    assert values[TAU][EXACT][at] == 1
+    assert values[SLOPE][EXACT][at] == pytest.approx(1, abs=0.1)
+    assert values[ERROR][EXACT][at] < 0.1
+
+
+def test_every_method_is_what_its_name_says(records, given):
+    removals, trace, metric = stylegan_accuracy.removed(TINY, 0, given), given.trace, given.validation
+    batch, none = StyleGANCost("batch", "mean"), StyleGANCost("batch", "none")
+    expected = {
+        "exact": gi.itd(trace, metric, last=3),
+        "denominators": shortcut(trace, metric, batch, moments="exact", last=3),
+        "penalty": shortcut(trace, metric, StyleGANCost("kept", "none"), moments="exact", last=3),
+        "moments": shortcut(trace, metric, StyleGANCost(), moments="constant", last=3),
+        "paper": shortcut(trace, metric, batch, moments="constant", last=3),
+        "small": 0.01 * shortcut(trace, metric, StyleGANCost(), moments="exact", scale=0.01, last=3),
+        "code": 0.01 * shortcut(trace, metric, none, moments="code", scale=0.01, last=3),
+        "sum": first_order(trace, metric, StyleGANCost(), moments="exact", last=3),
+        "aid": gi.aid(as_if(trace, none), metric, terms=3, scale=0.001),
+    }
+    for key, scores in expected.items():
+        assert records[f"one-{key}"]["scores"] == pytest.approx([float(scores[own].sum()) for own in removals]), key
+    code = shortcut(trace, metric, none, moments="code", scale=0.001)
+    assert records["all-code"]["scores"] == pytest.approx([0.001 * float(code[own].sum()) for own in removals])
+
+
+def test_cells_compare_scores_with_the_truth_and_with_the_sum(records, values):
+    truth = [value for part in (0, 1) for value in records[f"all-truth{part}"]["influence"]]
+    code, total = (records[f"all-{key}"]["scores"] for key in ("code", "sum"))
+    for kind, own in ((SINGLE, slice(0, 3)), (SETS, slice(3, 5))):
+        at = column(ALL, kind)
+        assert values[TAU][CODE][at] == pytest.approx(kendalltau(code[own], truth[own]).statistic)
+        assert values[SUMS][CODE][at] == pytest.approx(kendalltau(code[own], total[own]).statistic)
+        assert values[SUMS][FIRST][at] == 1
+        off = np.linalg.norm(np.array(code[own]) - truth[own]) / np.linalg.norm(truth[own])
+        assert values[ERROR][CODE][at] == pytest.approx(off)
+    rounding = [value for part in (0, 1) for value in records[f"all-truth{part}"]["rounding"]]
+    size = np.sqrt(np.mean(np.array(truth[:3]) ** 2))
+    assert values[FLOOR]["rounding"][column(ALL, SINGLE)] == pytest.approx(np.sqrt(np.mean(np.square(rounding))) / size)
+
+
+def test_an_estimate_that_does_not_converge_has_no_cell(records, monkeypatch, prepared):
+    def fails(*arguments):
+        raise gi.ConvergenceError("the series grows")
+
+    monkeypatch.setitem(stylegan_accuracy.BY_KEY, "aid", stylegan_accuracy.Method(fails, "aid"))
+    record = ACCURACY.run_unit(TINY, 0, "one-aid", "cpu", prepared)
+    assert record == {"scores": None, "failed": "the series grows"}
+    found = ACCURACY.combine(TINY, {**records, "one-aid": record})
+    assert found[TAU]["AID"][column(ONE, SINGLE)] is None
+    assert found[TAU]["AID"][column(ALL, SINGLE)] is not None
+
+
+def test_the_figure_is_drawn_and_the_question_answered(values, tmp_path):
+    experiment = replace(ACCURACY, presets={"smoke": replace(ACCURACY.presets["smoke"], settings=TINY)})
+    runs = [{"seed": k, "seconds": 1.0, "values": values} for k in range(2)]
+    summary = Summary(experiment, result_of(experiment, "smoke", runs))
+    write_figure(experiment.figures[0], summary, tmp_path)
+    assert (tmp_path / "figure.png").exists()
+    found = "\n".join(experiment.findings(summary))
+    assert found.count("ordered like the truth, or like a first-order sum?") == 5
+    assert f"{column(ONE, FRACTION)}: exact ITD has tau 1.00 [1.00, 1.00]" in found
