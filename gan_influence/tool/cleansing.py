@@ -16,7 +16,7 @@ from gan_influence.tool.judging import judged, save_generator
 from gan_influence.tool.outcome import Outcome
 from gan_influence.tool.page import write_page
 from gan_influence.tool.problem import Problem, checked_removal, is_pictures
-from gan_influence.tool.scoring import score, trust
+from gan_influence.tool.scoring import advice, score, trust
 from gan_influence.tool.sheets import save_sheet
 from gan_influence.tool.tables import group_sums, write_removed, write_scores
 from gan_influence.tool.training import trained
@@ -71,7 +71,12 @@ def _scored(problem: Problem, settings: Settings, trace: Trace, last: int | None
     if problem.planted is not None:
         demonstration = demonstrated(problem, settings, trace, scores, last)
         print(demonstration, flush=True)
-    print(f"The scores are {agreement}", flush=True)
+    print(
+        f"The scores are {agreement}",
+        *([] if agreement.trusted else [advice(problem, settings, last)]),
+        sep="\n",
+        flush=True,
+    )
     recommended = agreement.trusted or settings.untrusted
     removed = harmful_rows(scores, problem.metric, count=count).tolist() if recommended else []
     harm = harmfulness(scores, problem.metric)

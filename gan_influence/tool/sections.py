@@ -11,6 +11,7 @@ from gan_influence.tool.arguments import Settings
 from gan_influence.tool.judging import Judgement
 from gan_influence.tool.outcome import Outcome
 from gan_influence.tool.problem import Problem
+from gan_influence.tool.scoring import advice
 from gan_influence.validation import Agreement
 
 __all__ = [
@@ -29,8 +30,8 @@ def verdict_section(problem: Problem, settings: Settings, outcome: Outcome) -> s
     if not outcome.recommended:
         return (
             f'<p class="verdict bad"><b>Nothing is recommended: these scores are not to be trusted.</b><br>'
-            f"{escape(agreement.reason)}.<br>What may help: tracing back fewer steps (<code>--last</code>), a lower "
-            "learning rate, more training. <code>--untrusted</code> goes on all the same.</p>"
+            f"{escape(agreement.reason)}.<br>{escape(advice(problem, settings, outcome.last))}. "
+            "<code>--untrusted</code> goes on all the same.</p>"
         )
     n = len(outcome.removed)
     share = f"{n} rows ({n / problem.size:.1%})"

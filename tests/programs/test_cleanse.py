@@ -18,12 +18,14 @@ from PIL import Image
 import gan_influence as gi
 from gan_influence.history import History
 from gan_influence.tool import main
-from gan_influence.tool.builtin import PrincipalComponents
+from gan_influence.tool.arguments import Settings
+from gan_influence.tool.builtin import PrincipalComponents, problem_of_images
 from gan_influence.tool.demonstration import Demonstration, Found
 from gan_influence.tool.folder import opened, same_threads
 from gan_influence.tool.linear import Quadratic
 from gan_influence.tool.pictures import Pictures
 from gan_influence.tool.planting import planted, precision_and_recall, without_class
+from gan_influence.tool.scoring import advice
 
 GAME = """
 import torch
@@ -220,6 +222,7 @@ def test_removals_are_not_recommended_where_scores_are_not_to_be_trusted(tmp_pat
     assert cleanse("--game", path, "--retrain", out=out) == 3
     said = capsys.readouterr().out
     assert "not to be trusted: sign" in said
+    assert "30 of 30 steps were traced back: try --last 7, then a lower learning rate besides" in said
     assert "not to be trusted" in (out / "summary.html").read_text()
     assert {line["harmful"] for line in table(out)} == {""}
     left = {file.name for file in out.iterdir()}
@@ -229,6 +232,15 @@ def test_removals_are_not_recommended_where_scores_are_not_to_be_trusted(tmp_pat
     assert (out / "removed.txt").exists()
     assert cleanse("--game", path, out=out) == 3
     assert not (out / "removed.txt").exists()
+
+
+def test_fewer_steps_are_advised_before_smaller_ones():
+    settings = Settings(data="digits", quiet=True)
+    problem = problem_of_images(settings)
+    assert (
+        advice(problem, settings, 190) == "190 of 1500 steps were traced back: try --last 47, then --lr 0.0002 besides"
+    )
+    assert advice(problem, settings, 5) == "5 steps were traced back: try --lr 0.0002"
 
 
 # ------------------------------------------------------------------------------------------------- going on
@@ -272,6 +284,9 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path):
         torch.set_num_threads(threads)
         same_threads(opened(tmp_path / "out"))
         assert torch.get_num_threads() == threads + 1
+        (tmp_path / "out" / "checkpoints" / "threads").write_text("")  # killed while it was written
+        same_threads(opened(tmp_path / "out"))
+        assert (tmp_path / "out" / "checkpoints" / "threads").read_text() == f"{threads + 1}\n"
     finally:
         torch.set_num_threads(threads)
 
