@@ -25,6 +25,7 @@ _STEPS = 1500
 _CHANNELS = 16
 _LR = {"dcgan": 1e-3, "linear": 0.1}
 _L2 = {"dcgan": (1e-3, 1e-3), "linear": (0.0, 0.03)}
+_EPSILON = 1e-4  # of Adam: with 1e-8, parameters of tiny gradients move in jumps, which no derivative follows
 _EPOCHS = 10  # traced back: over more the linearisation of a GAN's training fades
 _EMA_DECAY = 0.98  # without an average, removals change a run mostly by chance, and help no better than random ones
 _COMPONENTS = 20
@@ -92,7 +93,7 @@ def problem_of_images(settings: Settings) -> Problem:
         data=training.images,
         schedule=schedule,
         steps=steps,
-        optimizer=SGD(rate) if settings.players == "linear" else Adam(rate, betas=(0.5, 0.999)),
+        optimizer=SGD(rate) if settings.players == "linear" else Adam(rate, betas=(0.5, 0.999), eps=_EPSILON),
         options={"update": "alternating", "ema_decay": _EMA_DECAY},
         metric=FrechetDistance(features, scoring.images, latents(_LATENTS, latent_size, settings.seed, 0)),
         metric_in_words=_words(features, len(scoring.images), len(judging.images)),
