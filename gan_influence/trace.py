@@ -139,7 +139,8 @@ class Trace:
         if self.history.before(t) == t and not trees.same_bits(state, self._checkpoint(t)):
             raise RuntimeError(
                 f"a replay up to step {t} did not lead to the state that training kept: the modules' or the "
-                "schedule's code has changed, or this device does not compute the same twice"
+                "schedule's code has changed, or the number of threads (torch.set_num_threads, now "
+                f"{torch.get_num_threads()}), or this device does not compute the same twice"
             )
 
     def segments(self, start: int, stop: int) -> Iterator[tuple[int, int]]:

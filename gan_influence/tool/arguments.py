@@ -48,6 +48,7 @@ class Settings:
         demo: what is planted into the training rows, one of :data:`gan_influence.tool.planting.KINDS`.
         out: the folder to write to.
         resize, skip_unreadable: how images are read.
+        players: of the built-in GAN: ``"dcgan"``, or ``"linear"``, for a demonstration.
         steps, batch_size, lr, channels, held_out, seed: of the built-in GAN; ``None`` leaves it the choice.
         estimator, last, terms: how rows are scored; ``last=0`` stands for all steps.
         rows: how many are retrained without, to see whether scores are to be trusted.
@@ -64,9 +65,10 @@ class Settings:
     out: Path = Path("cleansed")
     resize: int | None = None
     skip_unreadable: bool = False
+    players: str = "dcgan"
     steps: int | None = None
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float | None = None
     channels: int | None = None
     held_out: float = 0.3
     seed: int = 0
@@ -130,6 +132,12 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "demo", help="plant contamination into digits, and see what is found of it", epilog=_STATUS
     )
     parser.add_argument("demo", nargs="?", choices=KINDS, default=KINDS[0], help="default: %(default)s")
+    parser.add_argument(
+        "--players",
+        choices=["linear", "dcgan"],
+        default="linear",
+        help="linear and quadratic ones, whose training settles, or the DCGAN of cleanse; default: %(default)s",
+    )
     parser.set_defaults(data="digits")
     _common(parser)
 
@@ -138,7 +146,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     default = Settings()
     parser.add_argument("--out", type=Path, default=default.out, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--estimate", action="store_true", help="say what it takes in time and memory, and stop")
-    _training(parser.add_argument_group("the built-in DCGAN"), default)
+    _training(parser.add_argument_group("the built-in GAN"), default)
     _scoring(parser.add_argument_group("scores"), default)
     removal = parser.add_argument_group("removal")
     at_most = removal.add_mutually_exclusive_group()
@@ -154,8 +162,8 @@ def _training(training: argparse._ArgumentGroup, default: Settings) -> None:
     training.add_argument(
         "--batch-size", type=_whole, default=default.batch_size, metavar="B", help="default: %(default)s"
     )
-    training.add_argument("--lr", type=_positive, default=default.lr, help="of Adam, default: %(default)s")
-    training.add_argument("--channels", type=_whole, help="of every layer, default: 16")
+    training.add_argument("--lr", type=_positive, help="default: 0.001, of Adam; 0.1, of SGD, for linear players")
+    training.add_argument("--channels", type=_whole, help="of every layer of the DCGAN, default: 16")
     training.add_argument(
         "--held-out",
         type=_share,
@@ -172,7 +180,7 @@ def _scoring(scoring: argparse._ArgumentGroup, default: Settings) -> None:
         "--last",
         type=_last,
         metavar="K",
-        help="trace back, and retrain, that many last steps; 'all'; default: ten epochs with ITD on images, else all",
+        help="trace back, and retrain, that many last steps, or 'all'; default: ten epochs with ITD and the DCGAN",
     )
     scoring.add_argument(
         "--terms", type=_whole, default=default.terms, metavar="M", help="of AID, default: %(default)s"

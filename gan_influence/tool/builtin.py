@@ -1,4 +1,4 @@
-"""Images as a problem: the built-in DCGAN, rows held out, and a Fréchet distance that needs no classifier."""
+"""Images as a problem: the built-in GANs, rows held out, and a Fréchet distance that needs no classifier."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from gan_influence import models
 from gan_influence.game import Game
 from gan_influence.metrics import FrechetDistance
-from gan_influence.optimizers import Adam
+from gan_influence.optimizers import SGD, Adam
 from gan_influence.schedules import Minibatches
 from gan_influence.tool.arguments import Settings
 from gan_influence.tool.errors import FEWEST, InputError
+from gan_influence.tool.linear import linear_players
 from gan_influence.tool.pictures import Pictures, of_digits, of_folder
 from gan_influence.tool.planting import planted, without_class
 from gan_influence.tool.problem import Problem
@@ -22,6 +23,9 @@ __all__ = ["PrincipalComponents", "problem_of_images"]
 
 _STEPS = 1500
 _CHANNELS = 16
+_LR = {"dcgan": 1e-3, "linear": 0.1}
+_L2 = {"dcgan": (1e-3, 1e-3), "linear": (0.0, 0.03)}
+_EPSILON = 1e-4  # of Adam: with 1e-8, parameters of tiny gradients move in jumps, which no derivative follows
 _EPOCHS = 10  # traced back: over more the linearisation of a GAN's training fades
 _EMA_DECAY = 0.98  # without an average, removals change a run mostly by chance, and help no better than random ones
 _COMPONENTS = 20
@@ -82,12 +86,14 @@ def problem_of_images(settings: Settings) -> Problem:
         len(training.images), min(settings.batch_size, len(training.images)), (latent_size,), seed=settings.seed
     )
     steps = settings.steps or _STEPS
+    rate = settings.lr or _LR[settings.players]
+    is_short = settings.estimator == "itd" and settings.players == "dcgan"
     return Problem(
-        game=Game(generator, discriminator, loss="non_saturating", l2=(1e-3, 1e-3)),
+        game=Game(generator, discriminator, loss="non_saturating", l2=_L2[settings.players]),
         data=training.images,
         schedule=schedule,
         steps=steps,
-        optimizer=Adam(settings.lr, betas=(0.5, 0.999)),
+        optimizer=SGD(rate) if settings.players == "linear" else Adam(rate, betas=(0.5, 0.999), eps=_EPSILON),
         options={"update": "alternating", "ema_decay": _EMA_DECAY},
         metric=FrechetDistance(features, scoring.images, latents(_LATENTS, latent_size, settings.seed, 0)),
         metric_in_words=_words(features, len(scoring.images), len(judging.images)),
@@ -95,7 +101,7 @@ def problem_of_images(settings: Settings) -> Problem:
             FrechetDistance(features, judging.images, latents(_LATENTS, latent_size, settings.seed, 1 + k))
             for k in range(_SETS)
         ),
-        last=min(_EPOCHS * schedule.steps_per_epoch, steps) if settings.estimator == "itd" else None,
+        last=min(_EPOCHS * schedule.steps_per_epoch, steps) if is_short else None,
         labels=training.labels,
         paths=training.paths,
         latents=latents(_SHOWN, latent_size, settings.seed, 1 + _SETS),
@@ -130,6 +136,8 @@ def _components(scoring: Pictures, judging: Pictures) -> int:
 def _players(training: Pictures, settings: Settings) -> tuple[nn.Module, nn.Module, int]:
     colours, size = training.images.shape[1:3]
     latent_size = 16 if size < 28 else 32
+    if settings.players == "linear":
+        return *linear_players(training.images.shape[1:], 2 * latent_size, settings.seed), 2 * latent_size
     generator, discriminator = models.dcgan(
         settings.channels or _CHANNELS, size, colours=colours, latent_size=latent_size, seed=settings.seed
     )

@@ -9,14 +9,14 @@ from gan_influence.harmfulness import harmful_rows, harmfulness
 from gan_influence.history import digest
 from gan_influence.tool.arguments import Settings
 from gan_influence.tool.builtin import problem_of_images
-from gan_influence.tool.demonstration import found_by_methods, harm_of_planted, shown
+from gan_influence.tool.demonstration import Demonstration, demonstrated
 from gan_influence.tool.estimate import estimate
 from gan_influence.tool.folder import CHECKPOINTS, opened, same_threads, swept
 from gan_influence.tool.judging import judged, save_generator
 from gan_influence.tool.outcome import Outcome
 from gan_influence.tool.page import write_page
 from gan_influence.tool.problem import Problem, checked_removal, is_pictures
-from gan_influence.tool.scoring import score, trust
+from gan_influence.tool.scoring import advice, score, trust
 from gan_influence.tool.sheets import save_sheet
 from gan_influence.tool.tables import group_sums, write_removed, write_scores
 from gan_influence.tool.training import trained
@@ -67,17 +67,21 @@ def _last(problem: Problem, settings: Settings) -> int | None:
 def _scored(problem: Problem, settings: Settings, trace: Trace, last: int | None, count: int, folder: Path) -> Outcome:
     scores = score(problem, settings, trace, last, folder)
     agreement = trust(problem, settings, trace, scores, last, folder)
-    found, harm_in_words = [], ""
+    demonstration: Demonstration | None = None
     if problem.planted is not None:
-        found = found_by_methods(problem, settings, trace, scores, last, count)
-        harm_in_words = harm_of_planted(problem, settings, trace, scores, last)
-        print(shown(found, count, int(problem.planted.sum())), harm_in_words, sep="\n", flush=True)
-    print(f"The scores are {agreement}", flush=True)
+        demonstration = demonstrated(problem, settings, trace, scores, last)
+        print(demonstration, flush=True)
+    print(
+        f"The scores are {agreement}",
+        *([] if agreement.trusted else [advice(problem, settings, last)]),
+        sep="\n",
+        flush=True,
+    )
     recommended = agreement.trusted or settings.untrusted
     removed = harmful_rows(scores, problem.metric, count=count).tolist() if recommended else []
     harm = harmfulness(scores, problem.metric)
     groups = group_sums(problem, harm, removed)
-    return Outcome(scores, harm, agreement, recommended, removed, last, groups, found, harm_in_words)
+    return Outcome(scores, harm, agreement, recommended, removed, last, groups, demonstration)
 
 
 def _write(

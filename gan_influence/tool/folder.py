@@ -50,7 +50,8 @@ def swept(out: Path) -> None:
 def same_threads(out: Path) -> None:
     """As many threads as the run began with: with another number sums round otherwise, and no replay would fit."""
     file = out / CHECKPOINTS / "threads"
-    if file.exists():
-        torch.set_num_threads(int(file.read_text()))
-    else:
+    kept = file.read_text().strip() if file.exists() else ""
+    if kept.isdigit():
+        torch.set_num_threads(int(kept))
+    else:  # a new folder, or killed while this was written, before the first step
         file.write_text(f"{torch.get_num_threads()}\n")

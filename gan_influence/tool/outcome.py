@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from gan_influence.tool.demonstration import Found
+from gan_influence.tool.demonstration import Demonstration
 from gan_influence.tool.judging import Judgement
 from gan_influence.validation import Agreement
 
@@ -25,7 +25,7 @@ class Outcome:
         removed: the rows, the most harmful first; none where they are not recommended.
         last: how many last steps were traced back, ``None`` is all.
         groups: label, rows, rows removed, sum of the harm.
-        found, planted_in_words: of a demonstration, and whether what was planted does harm at all.
+        demonstration: what was found of planted rows, where some were planted.
         judgement: of the retraining.
         saved: the file of the cleansed generator.
     """
@@ -37,7 +37,6 @@ class Outcome:
     removed: list[int]
     last: int | None
     groups: list[tuple[str, int, int, float]]
-    found: list[Found]
-    planted_in_words: str = ""
+    demonstration: Demonstration | None = None
     judgement: Judgement | None = None
     saved: str | None = None

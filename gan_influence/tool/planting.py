@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from gan_influence.tool.pictures import Pictures
@@ -25,13 +26,19 @@ class Planted(NamedTuple):
 
 
 def without_class(pictures: Pictures) -> tuple[Pictures, Pictures]:
-    """The pictures of all classes but the last, and those of the last.
+    """The pictures of all classes but one, and those of that one, whose mean is farthest from that of the others.
 
     Raises:
         InputError: there are no labels, or but one.
     """
     classes = pictures.classes("--demo class plants images of another class")
-    other = np.array([label == classes[-1] for label in pictures.labels or ()])
+    labels = np.array(pictures.labels)
+
+    def distance(of: str) -> float:
+        inside = torch.from_numpy(labels == of)
+        return float((pictures.images[inside].mean(0) - pictures.images[~inside].mean(0)).norm())
+
+    other = labels == max(classes, key=distance)
     return pictures.part(np.flatnonzero(~other)), pictures.part(np.flatnonzero(other))
 
 
@@ -64,7 +71,7 @@ def planted(training: Pictures, kind: str, other: Pictures | None, seed: int) ->
     return Planted(training._replace(images=images, labels=tuple(labels) or None), mask)
 
 
-def precision_and_recall(removed: Float[Tensor, " k"], mask: Bool[Tensor, " n"]) -> tuple[float, float]:
+def precision_and_recall(removed: Sequence[int], mask: Bool[Tensor, " n"]) -> tuple[float, float]:
     """Of what is removed the share that was planted, and of what was planted the share that is removed."""
-    found = int(mask[removed].sum())
+    found = int(mask[list(removed)].sum())
     return found / max(len(removed), 1), found / max(int(mask.sum()), 1)

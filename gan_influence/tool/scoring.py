@@ -19,7 +19,9 @@ from gan_influence.tool.problem import Problem
 from gan_influence.trace import Trace
 from gan_influence.validation import Agreement, validate
 
-__all__ = ["estimated", "score", "trust"]
+__all__ = ["advice", "estimated", "score", "trust"]
+
+_SHORTEST = 5  # steps: over fewer hardly a row is seen
 
 
 def score(problem: Problem, settings: Settings, trace: Trace, last: int | None, folder: Path | None = None) -> Tensor:
@@ -64,6 +66,17 @@ def trust(
 
     found = _kept(folder, "trust", (problem.metric, scores, settings.rows, settings.seed, last), agreement)
     return Agreement(**found)
+
+
+def advice(problem: Problem, settings: Settings, last: int | None) -> str:
+    """What to try where scores are not to be trusted: fewer steps first, then smaller ones."""
+    window = problem.steps if last is None else last
+    shorter = max(window // 4, _SHORTEST)
+    rate = getattr(problem.optimizer, "lr", None)
+    lower = f"--lr {rate / 5:g}" if settings.game is None and isinstance(rate, float) else "a lower learning rate"
+    if window <= _SHORTEST:
+        return f"{window} steps were traced back: try {lower}"
+    return f"{window} of {problem.steps} steps were traced back: try --last {shorter}, then {lower} besides"
 
 
 def _kept(folder: Path | None, name: str, asked: tuple[Any, ...], compute: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from gan_influence.tool.arguments import Settings
 from gan_influence.tool.judging import Judgement
 from gan_influence.tool.outcome import Outcome
 from gan_influence.tool.problem import Problem
+from gan_influence.tool.scoring import advice
 from gan_influence.validation import Agreement
 
 __all__ = [
@@ -29,8 +30,8 @@ def verdict_section(problem: Problem, settings: Settings, outcome: Outcome) -> s
     if not outcome.recommended:
         return (
             f'<p class="verdict bad"><b>Nothing is recommended: these scores are not to be trusted.</b><br>'
-            f"{escape(agreement.reason)}.<br>What may help: tracing back fewer steps (<code>--last</code>), a lower "
-            "learning rate, more training. <code>--untrusted</code> goes on all the same.</p>"
+            f"{escape(agreement.reason)}.<br>{escape(advice(problem, settings, outcome.last))}. "
+            "<code>--untrusted</code> goes on all the same.</p>"
         )
     n = len(outcome.removed)
     share = f"{n} rows ({n / problem.size:.1%})"
@@ -72,17 +73,20 @@ The cleansed generator: <code>{saved}</code>.</p>"""
 
 
 def found_section(outcome: Outcome) -> str:
-    if not outcome.found:
+    shown = outcome.demonstration
+    if shown is None:
         return ""
     rows = "\n".join(
-        f'<tr><td>{method}<td class="n">{precision:.2f}<td class="n">{recall:.2f}'
-        for method, precision, recall in outcome.found
+        f'<tr><td>{method}<td class="n">{precision:.2f}<td class="n">{recall:.2f}<td class="n">{after:.3f}'
+        for method, precision, recall, after in shown.found
     )
     return f"""<h2>What was found of the planted rows</h2>
-<table><tr><th>method<th class="n">precision<th class="n">recall
-{rows}</table>
-<p class="note">Of the rows that each method removes first, as many as are asked for.
-{escape(outcome.planted_in_words)}</p>"""
+<table><tr><th>method<th class="n">precision<th class="n">recall<th class="n">held-out metric
+<tr><td>nothing removed<td class="n"><td class="n"><td class="n">{shown.before:.3f}
+{rows}
+<tr><td>all planted<td class="n"><td class="n"><td class="n">{shown.clean:.3f}</table>
+<p class="note">Of the rows that each method removes first, as many as were planted, {shown.planted}.
+{escape(shown.in_words)}</p>"""
 
 
 def picture_section(out: Path, name: str, title: str, text: str) -> str:

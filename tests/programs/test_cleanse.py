@@ -18,10 +18,14 @@ from PIL import Image
 import gan_influence as gi
 from gan_influence.history import History
 from gan_influence.tool import main
-from gan_influence.tool.builtin import PrincipalComponents
+from gan_influence.tool.arguments import Settings
+from gan_influence.tool.builtin import PrincipalComponents, problem_of_images
+from gan_influence.tool.demonstration import Demonstration, Found
 from gan_influence.tool.folder import opened, same_threads
+from gan_influence.tool.linear import Quadratic
 from gan_influence.tool.pictures import Pictures
 from gan_influence.tool.planting import planted, precision_and_recall, without_class
+from gan_influence.tool.scoring import advice
 
 GAME = """
 import torch
@@ -218,6 +222,7 @@ def test_removals_are_not_recommended_where_scores_are_not_to_be_trusted(tmp_pat
     assert cleanse("--game", path, "--retrain", out=out) == 3
     said = capsys.readouterr().out
     assert "not to be trusted: sign" in said
+    assert "30 of 30 steps were traced back: try --last 7, then a lower learning rate besides" in said
     assert "not to be trusted" in (out / "summary.html").read_text()
     assert {line["harmful"] for line in table(out)} == {""}
     left = {file.name for file in out.iterdir()}
@@ -227,6 +232,15 @@ def test_removals_are_not_recommended_where_scores_are_not_to_be_trusted(tmp_pat
     assert (out / "removed.txt").exists()
     assert cleanse("--game", path, out=out) == 3
     assert not (out / "removed.txt").exists()
+
+
+def test_fewer_steps_are_advised_before_smaller_ones():
+    settings = Settings(data="digits", quiet=True)
+    problem = problem_of_images(settings)
+    assert (
+        advice(problem, settings, 190) == "190 of 1500 steps were traced back: try --last 47, then --lr 0.0002 besides"
+    )
+    assert advice(problem, settings, 5) == "5 steps were traced back: try --lr 0.0002"
 
 
 # ------------------------------------------------------------------------------------------------- going on
@@ -270,6 +284,9 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path):
         torch.set_num_threads(threads)
         same_threads(opened(tmp_path / "out"))
         assert torch.get_num_threads() == threads + 1
+        (tmp_path / "out" / "checkpoints" / "threads").write_text("")  # killed while it was written
+        same_threads(opened(tmp_path / "out"))
+        assert (tmp_path / "out" / "checkpoints" / "threads").read_text() == f"{threads + 1}\n"
     finally:
         torch.set_num_threads(threads)
 
@@ -443,30 +460,80 @@ def test_duplicates_are_copies_of_one_image():
 
 def test_images_of_another_class_bring_their_label():
     clean, other = without_class(labelled())
-    assert set(clean.labels) == {"a"}
-    assert set(other.labels) == {"b"}
     spoilt, mask = planted(clean, "class", other, seed=0)
-    assert [label for label, is_planted in zip(spoilt.labels, mask.tolist(), strict=True) if is_planted] == ["b"] * 2
+    (label,) = set(other.labels)
+    assert label not in clean.labels
+    assert [own for own, is_planted in zip(spoilt.labels, mask.tolist(), strict=True) if is_planted] == [label] * 2
     assert all(any(torch.equal(image, own) for own in other.images) for image in spoilt.images[mask])
+
+
+def test_the_class_that_looks_least_like_the_others_is_planted():
+    level = torch.tensor([0.1, 0.9, 0.2]).repeat(20)
+    pictures = Pictures(level.reshape(60, 1, 1, 1).expand(60, 1, 2, 2), tuple("abc" * 20), None)
+    clean, other = without_class(pictures)
+    assert set(clean.labels) == {"a", "c"}
+    assert set(other.labels) == {"b"}
 
 
 def test_precision_and_recall_are_shares_of_what_is_removed_and_of_what_was_planted():
     mask = torch.tensor([True, False, True, True])
-    assert precision_and_recall(torch.tensor([0, 1]), mask) == (0.5, 1 / 3)
+    assert precision_and_recall([0, 1], mask) == (0.5, 1 / 3)
 
 
 def test_the_demo_compares_four_methods(tmp_path, capsys):
     small = ["--steps", "6", "--channels", "2", "--rows", "4", "--untrusted", "--terms", "2", "--retrain", "--quiet"]
-    assert main(["demo", "inverted", *small, "--out", str(tmp_path / "out")]) == 0
+    assert main(["demo", "inverted", "--players", "dcgan", *small, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     for method in ("ITD", "AID", "isolation forest", "random"):
         assert re.search(rf"{method} +\d\.\d\d +\d\.\d\d", said)
     page = (tmp_path / "out" / "summary.html").read_text()
-    assert "Retrained without all planted rows" in page
+    assert "Without all planted rows the held-out metric is" in page
     assert page.count("data:image/png") == 4  # with those generated after cleansing
 
 
+def test_inverted_digits_do_harm_are_found_and_the_metric_recovers(tmp_path, capsys):
+    small = ["--steps", "400", "--terms", "20", "--rows", "4", "--untrusted", "--quiet"]
+    assert main(["demo", "inverted", *small, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    precision = {name: float(re.search(rf"{name} +(\d\.\d\d)", said)[1]) for name in ("ITD", "random")}
+    assert precision["ITD"] > 0.8
+    assert precision["random"] < 0.2
+    assert "they do harm" in said
+    assert int(re.search(r"ITD .* (-?\d+)%", said)[1]) > 80
+
+
+def test_harm_is_to_be_worse_than_clean_and_than_without_random_rows():
+    def shown(before, clean, random, larger_is_better=False):
+        found = (Found("ITD", 0.5, 0.25, 2.5), Found("random", 0.0, 0.0, random))
+        return Demonstration(8, before, clean, found, larger_is_better)
+
+    harmful = shown(before=3.0, clean=2.0, random=2.9)
+    assert harmful.does_harm
+    assert harmful.recovered(2.5) == 0.5
+    assert "50%" in str(harmful)
+    for harmless in (shown(3.0, 3.5, 3.6), shown(3.0, 2.0, 1.9), shown(3.0, 2.0, 2.9, larger_is_better=True)):
+        assert not harmless.does_harm
+        assert "%" not in str(harmless)
+        assert "do no harm" in str(harmless)
+
+
 # ------------------------------------------------------------------------------------------------------------ parts
+
+
+def test_a_quadratic_discriminator_is_the_formula():
+    rng = np.random.default_rng(0)
+    images, matrix, vector = rng.standard_normal((5, 1, 2, 2)), rng.standard_normal((4, 4)), rng.standard_normal(4)
+    player = Quadratic(4).double()
+    player.load_state_dict(
+        {
+            "quadratic.weight": torch.from_numpy(matrix),
+            "linear.weight": torch.from_numpy(vector[None]),
+            "linear.bias": torch.tensor([0.5], dtype=torch.float64),
+        }
+    )
+    flat = images.reshape(5, 4)
+    expected = [x @ matrix @ x / 2 + vector @ x + 0.5 for x in flat]
+    np.testing.assert_allclose(player(torch.from_numpy(images)).detach(), expected)
 
 
 def test_principal_components_are_those_of_numpy():
