@@ -1,8 +1,8 @@
 """``python -m bench.gpu``: on a machine with a GPU, in one command of bounded time: tests, benchmark, paper-size runs.
 
-It runs ``pytest -m gpu``, ``python -m bench --device cuda`` and, in what is left of the time, ``python -m reports`` on
-the experiments with DCGAN at ``--preset paper``. Those are stopped when the time is up: what they finished is kept
-unit by unit, in ``runs.tar.gz``, and a later run goes on from there, here or elsewhere, with
+It runs ``pytest -m gpu``, ``python -m bench --device cuda``, a step of StyleGAN at 256 pixels and, in what is left of the
+time, ``python -m reports`` on experiments at ``--preset paper``. Those are stopped when the time is up: what they
+finished is kept unit by unit, in ``runs.tar.gz``, and a later run goes on from there, here or elsewhere, with
 ``python -m reports --merge``.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 from reports.shared.provenance import program, provenance, resolve_device
 from reports.shared.store import ensure_writable, write_json
 
-EXPERIMENTS = ("dcgan-accuracy", "dcgan-traceback")
-SHARES = {"tests": 0.25, "bench": 0.25}  # of the time, at most; the runs have the rest
+EXPERIMENTS = ("dcgan-accuracy", "dcgan-traceback", "dcgan-cleansing", "stylegan-accuracy", "stylegan-cleansing")
+SHARES = {"tests": 0.25, "bench": 0.25, "stylegan": 0.15}  # of the time, at most; the runs have the rest
 GRACE = 20.0  # seconds to stop and pack in
 
 
@@ -37,6 +37,8 @@ def main() -> int:
         "tests": [*python, "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors", "tests"],
         "bench": [*python, "bench", "--device", "cuda", "--preset", "standard", "--out", str(arguments.out / "bench")],
     }
+    of_stylegan = ["--rank", "16", "--device", "cuda", "--out", str(arguments.out / "bench")]
+    commands["stylegan"] = [*python, "bench.stylegan", *of_stylegan]
     for name in arguments.experiments:
         data = ["--data", arguments.data] if arguments.data else []
         seeds = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--skip",
         action="append",
-        choices=("tests", "bench"),
+        choices=tuple(SHARES),
         default=[],
         help="what an earlier sitting has done already; may be given twice",
     )

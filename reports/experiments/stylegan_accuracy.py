@@ -90,7 +90,7 @@ MEASURED: Settings = {
     "sets": 10,
     "share": 0.01,
     "fraction": 0.01,
-    "per_unit": 5,
+    "per_unit": 10,
     "terms": 1000,
     "eta": 0.001,
     "random_seed": 0,
