@@ -1,7 +1,7 @@
 """``python -m bench.gpu``: on a machine with a GPU, in one command of bounded time: tests, benchmark, paper-size runs.
 
-It runs ``pytest -m gpu``, ``python -m bench --device cuda``, a step of StyleGAN at 256 pixels and, in what is left of the
-time, ``python -m reports`` on experiments at ``--preset paper``. Those are stopped when the time is up: what they
+It runs ``pytest -m gpu``, ``python -m bench --device cuda``, a step of StyleGAN at 256 pixels and, in what is left of
+the time, ``python -m reports`` on experiments at ``--preset paper``. Those are stopped when the time is up: what they
 finished is kept unit by unit, in ``runs.tar.gz``, and a later run goes on from there, here or elsewhere, with
 ``python -m reports --merge``.
 """
