@@ -11,6 +11,7 @@ from reports.experiments.lds import LDS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
+from reports.experiments.stylegan_cleansing import STYLEGAN2_CLEANSING, STYLEGAN_CLEANSING
 
 __all__ = ["EXPERIMENTS"]
 
@@ -26,6 +27,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         DCGAN_ACCURACY,
         DCGAN_TRACEBACK,
         DCGAN_CLEANSING,
+        STYLEGAN_CLEANSING,
+        STYLEGAN2_CLEANSING,
         LDS,
     )
 }

@@ -63,7 +63,7 @@ SMALL: Settings = {
     "mapping_layers": 4,
     "pretraining_rows": 5000,
     "pretraining_steps": 2000,
-    "classifier_rows": 8000,
+    "classifier_rows": 3200,
     "classifier_epochs": 10,
     "rows": 320,
     "validation_rows": 1000,
