@@ -12,6 +12,7 @@ from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 from reports.experiments.stylegan_accuracy import STYLEGAN_ACCURACY
+from reports.experiments.stylegan_cleansing import STYLEGAN2_CLEANSING, STYLEGAN_CLEANSING
 
 __all__ = ["EXPERIMENTS"]
 
@@ -28,6 +29,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         DCGAN_TRACEBACK,
         DCGAN_CLEANSING,
         STYLEGAN_ACCURACY,
+        STYLEGAN_CLEANSING,
+        STYLEGAN2_CLEANSING,
         LDS,
     )
 }

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,16 +23,22 @@ from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, 
 from reports.parts import dcgan
 from reports.parts.agreement import finite
 from reports.parts.cleansing import (
+    FULL,
     NO_CHANGE,
+    ONE,
     against,
     as_many_of_each,
     columns,
     draw_over_rates,
+    if_run,
     in_hundredths,
     legend_below,
+    lower,
     means,
     most_harmful,
+    retrained,
     significance,
+    table_of_changes,
     without,
 )
 from reports.parts.dcgan import (
@@ -49,8 +53,7 @@ from reports.parts.dcgan import (
     trained,
 )
 from reports.parts.dcgan import prepare as fit
-from reports.parts.pictures import with_pictures
-from reports.parts.weightings import trained_with
+from reports.parts.pictures import as_text, from_text, sheet, with_pictures
 from reports.shared.provenance import data_digest
 from reports.shared.store import set_aside
 from reports.statistics import bootstrap_interval
@@ -58,7 +61,6 @@ from reports.summary import Summary
 
 __all__ = ["DCGAN_CLEANSING"]
 
-FULL, ONE = "full-epoch retraining", "one-epoch retraining"
 MEASURES = ("IS", "FID", "Precision", "Recall", "Density", "Coverage")
 TABLE_OF = {"IS": "Table VIII", "FID": "Table IX"}
 ICLR_TABLE_OF = {"IS": "Table 7", "FID": "Table 8"}
@@ -279,7 +281,10 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     if row in SAME_CLASSES:
         of_each = partial(as_many_of_each, given.labels, seed=streams.choice)
         removed[SAME_CLASSES[row]] = [of_each(taken) for taken in removed[row]]
-    reached = {name: retrained(settings, given, without(own, given.trace.size), start) for name, own in removed.items()}
+    at_once = settings["models_at_once"]
+    reached = {
+        name: retrained(given.trace, without(own, given.trace.size), start, at_once) for name, own in removed.items()
+    }
     record: dict[str, Any] = {
         "data": data_digest(given.trace),
         "changes": {name: differences(given, models) for name, models in reached.items()},
@@ -314,25 +319,7 @@ def selection(settings: Settings, given: Given, row: str, streams: Streams, star
 
 
 def changes(settings: Settings, given: Given, weights: Tensor, start: int) -> list[list[float] | None]:
-    return differences(given, retrained(settings, given, weights, start))
-
-
-def retrained(settings: Settings, given: Given, weights: Tensor, start: int) -> list[Tensor | None]:
-    """The parameters that retraining with these weights leads to, a few models side by side; ``None``: it diverged."""
-    reached: list[Tensor | None] = []
-    for part in weights.split(settings["models_at_once"]):
-        try:
-            reached += trained_with(given.trace, part, start).unbind()
-        except gi.DivergenceError:
-            reached += [_alone(given, line, start) for line in part]
-    return reached
-
-
-def _alone(given: Given, weights: Tensor, start: int) -> Tensor | None:
-    try:
-        return trained_with(given.trace, weights.unsqueeze(0), start)[0]
-    except gi.DivergenceError:
-        return None
+    return differences(given, retrained(given.trace, weights, start, settings["models_at_once"]))
 
 
 def judged(trace: gi.Trace, judge: Judge, theta: Tensor) -> list[float]:
@@ -392,16 +379,6 @@ def pictures(settings: Settings, given: Given, harm: Tensor, after: Tensor | Non
         changed = labels_of(given, before, many) != labels_of(given, after, many)
         found |= {"after": as_text(generated(given, after, many)), "changed": changed.tolist()}
     return found
-
-
-def as_text(images: Tensor) -> dict[str, Any]:
-    """Images in [-1, 1] as compressed bytes."""
-    grey = ((images[:, 0].cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-    return {"shape": list(grey.shape), "bytes": base64.b85encode(zlib.compress(grey.tobytes(), 9)).decode()}
-
-
-def from_text(text: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b85decode(text["bytes"])), dtype=np.uint8).reshape(text["shape"])
 
 
 def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
@@ -508,31 +485,11 @@ def draw_images(figure: Any, summary: Summary) -> None:
             strict=True,
         ):
             if name in found:
-                _sheet(axes, from_text(found[name]), changed if name in ("before", "after") else [])
+                sheet(axes, from_text(found[name]), changed if name in ("before", "after") else [])
             axes.set_title(title, fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(METHODS[row].short, fontsize=9)
-
-
-def _sheet(axes: Any, images: np.ndarray, marked: Sequence[bool]) -> None:
-    """Images in a square, a frame around each of those marked."""
-    across, size = int(np.ceil(np.sqrt(len(images)))), images.shape[1] + 1
-    sheet = np.full((across * size, across * size), 127, dtype=np.uint8)
-    for k, image in enumerate(images):
-        top, left = (size * place for place in divmod(k, across))
-        sheet[top : top + size - 1, left : left + size - 1] = image
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    for k, mark in enumerate(marked):
-        if mark:
-            top, left = divmod(k, across)
-            axes.add_patch(_frame((left * size - 0.5, top * size - 0.5), size - 1))
-
-
-def _frame(corner: tuple[float, float], size: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(corner, size, size, fill=False, edgecolor="C1", linewidth=1.4)
 
 
 def findings(summary: Summary) -> list[str]:
@@ -574,7 +531,7 @@ def _ahead(summary: Summary, measure: str, strategy: str) -> list[str]:
     """Significance of the cells, and ITD on this metric against everything else."""
     sign, ours = BETTER[measure], FID_ITD if measure == "FID" else IS_ITD
     others = [(table(measure, strategy), row, METHODS[row].short) for row in (FOREST, RANDOM)]
-    others += [(controls(measure, strategy), row, _lower(row)) for row in (SAME_CLASSES[ours], SCALED)]
+    others += [(controls(measure, strategy), row, lower(row)) for row in (SAME_CLASSES[ours], SCALED)]
     mine = (table(measure, strategy), ours, f"By {measure}, {strategy}: {METHODS[ours].short}")
     return [
         significance(summary, table(measure, strategy), SELECTIONS, sign),
@@ -613,22 +570,8 @@ def _oversampled(summary: Summary) -> str:
     )
 
 
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
-
-
-def _table(name: str, caption: str, names: Callable[[Settings], list[str]], **options: Any) -> Quantity:
-    whole = f"{caption}: mean (standard deviation) over seeds"
-    given: dict[str, Any] = {"decimals": 2, "spread": "std", "signed": True, **options}
-    return Quantity(name, whole, rows=names, **given)
-
-
 def _changes(name: str, caption: str, names: Callable[[Settings], list[str]], measure: str, **options: Any) -> Quantity:
-    return _table(name, caption, names, above=NO_CHANGE if BETTER[measure] > 0 else None, **options)
-
-
-def _if_run(strategy: str, names: Sequence[str]) -> Callable[[Settings], list[str]]:
-    return lambda settings: list(names) if strategy in settings["strategies"] else []
+    return table_of_changes(name, caption, names, above=NO_CHANGE if BETTER[measure] > 0 else None, **options)
 
 
 def _quantities() -> tuple[Quantity, ...]:
@@ -638,24 +581,24 @@ def _quantities() -> tuple[Quantity, ...]:
             what = f"Change of test {measure} after removing a share of the rows, {strategy}"
             found.append(_changes(table(measure, strategy), what, rows, measure))
             what = f"Change of test {measure} of controls, {strategy}; not in the papers"
-            found.append(_changes(controls(measure, strategy), what, _if_run(strategy, CONTROLS), measure))
+            found.append(_changes(controls(measure, strategy), what, if_run(strategy, CONTROLS), measure))
     for measure, of_iclr in ICLR_TABLE_OF.items():
         what = f"The same changes of test {measure} beside those that ICLR prints, {ONE}"
         across: dict[str, Any] = {"columns": numbers_removed, "column_heading": "n_h"}
         found.append(_changes(of_iclr, what, lambda settings: list(OF_ICLR), measure, **across))
     for strategy in (ONE, FULL):
         found.append(
-            _table(
+            table_of_changes(
                 f"{TRANSFER}, {strategy}",
                 "Change of every measure after removing as many rows as the papers picture; they have IS and FID",
-                _if_run(strategy, (*SELECTIONS, *CONTROLS)),
+                if_run(strategy, (*SELECTIONS, *CONTROLS)),
                 decimals=3,
                 columns=measures,
                 column_heading="measure",
             )
         )
     found += [
-        _table(
+        table_of_changes(
             OVERSAMPLED,
             "Rank correlation over classes of mean harmfulness and log(share of generated images / share of training "
             "rows), in the papers in words",
@@ -663,7 +606,7 @@ def _quantities() -> tuple[Quantity, ...]:
             columns=strategies,
             column_heading="scored for",
         ),
-        _table(
+        table_of_changes(
             BEFORE,
             "Before cleansing, on test rows and fresh latents; not in the papers",
             lambda settings: ["Factual run"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,26 +10,35 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reports.experiment import Baseline, Settings
+import gan_influence as gi
+from reports.experiment import Baseline, Quantity, Settings
+from reports.parts.weightings import trained_with
 from reports.statistics import SEEDS_TO_TELL, Comparison, compared, holm, p_above, p_permutation
 from reports.summary import Summary
 
 __all__ = [
+    "FULL",
     "NO_CHANGE",
+    "ONE",
     "against",
     "as_many_of_each",
     "below",
     "columns",
     "draw_over_rates",
+    "if_run",
     "in_hundredths",
     "legend_below",
     "listed",
+    "lower",
     "means",
     "most_harmful",
+    "retrained",
     "significance",
+    "table_of_changes",
     "without",
 ]
 
+FULL, ONE = "full-epoch retraining", "one-epoch retraining"
 NO_CHANGE = Baseline("0", lambda settings: 0.0)
 LEVEL = 0.05
 
@@ -43,10 +52,12 @@ def columns(settings: Settings) -> list[str]:
     return [in_hundredths(rate) for rate in settings["rates"]]
 
 
-def most_harmful(harm: Float[Tensor, " N"], rates: Sequence[float]) -> list[Int[Tensor, " n_h"]]:
-    """The rows that leave at each rate, the most harmful first; of equals the first."""
+def most_harmful(
+    harm: Float[Tensor, " N"], rates: Sequence[float], count: Callable[[float], int] = round
+) -> list[Int[Tensor, " n_h"]]:
+    """The rows that leave at each rate, ``count(rate N)``, the most harmful first; of equals the first."""
     order = harm.argsort(descending=True, stable=True)
-    return [order[: round(rate * len(harm))] for rate in rates]
+    return [order[: count(rate * len(harm))] for rate in rates]
 
 
 def as_many_of_each(kinds: Int[Tensor, " N"], taken: Int[Tensor, " n_h"], seed: int) -> Int[Tensor, " n_h"]:
@@ -62,6 +73,27 @@ def without(removed: Sequence[Int[Tensor, " n_h"]], size: int) -> Float[Tensor, 
     for line, taken in zip(weights, removed, strict=True):
         line[taken] = 0.0
     return weights
+
+
+def retrained(trace: gi.Trace, weights: Float[Tensor, "models N"], start: int, at_once: int) -> list[Tensor | None]:
+    """The parameters that retraining from step ``start`` with these weights leads to; ``None``: it diverged.
+
+    ``at_once`` models are trained side by side.
+    """
+    reached: list[Tensor | None] = []
+    for part in weights.split(at_once):
+        try:
+            reached += trained_with(trace, part, start).unbind()
+        except gi.DivergenceError:
+            reached += [_alone(trace, line, start) for line in part]
+    return reached
+
+
+def _alone(trace: gi.Trace, weights: Float[Tensor, " N"], start: int) -> Tensor | None:
+    try:
+        return trained_with(trace, weights.unsqueeze(0), start)[0]
+    except gi.DivergenceError:
+        return None
 
 
 def means(summary: Summary, table: str, row: str) -> list[float | None]:
@@ -154,6 +186,22 @@ def against(
             f"{listed(ahead[2])} and {listed(ahead[3])}; at {shown_at} by {_difference(own[shown_at])}."
         )
     return sentences
+
+
+def table_of_changes(name: str, caption: str, rows: Callable[[Settings], Sequence[str]], **options: Any) -> Quantity:
+    """A table of means and standard deviations with signs, as the papers print changes; ``options`` of a quantity."""
+    whole = f"{caption}: mean (standard deviation) over seeds"
+    given: dict[str, Any] = {"decimals": 2, "spread": "std", "signed": True, **options}
+    return Quantity(name, whole, rows=rows, **given)
+
+
+def if_run(strategy: str, names: Sequence[str]) -> Callable[[Settings], list[str]]:
+    """Rows of a table on one strategy of retraining: none where settings leave that out."""
+    return lambda settings: list(names) if strategy in settings["strategies"] else []
+
+
+def lower(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def below(p_values: Sequence[float]) -> int:

@@ -31,6 +31,7 @@ from reports.experiments.dcgan_cleansing import (
     table,
 )
 from reports.figures import write_figure
+from reports.parts import cleansing
 from reports.parts.cleansing import as_many_of_each, most_harmful, without
 from reports.parts.dcgan import Streams
 from reports.statistics import compared, holm
@@ -147,8 +148,8 @@ def larger_loss_is_better(monkeypatch):
 
 
 def retrained_from_the_start(monkeypatch):
-    right = dcgan_cleansing.trained_with
-    monkeypatch.setattr(dcgan_cleansing, "trained_with", lambda trace, weights, start: right(trace, weights, 0))
+    right = cleansing.trained_with
+    monkeypatch.setattr(cleansing, "trained_with", lambda trace, weights, start: right(trace, weights, 0))
 
 
 def mean_over_kept_rows(monkeypatch):
@@ -175,7 +176,7 @@ def test_the_scaled_control_removes_no_row(values, given):
 def test_controls_take_as_many_of_each_class(given, monkeypatch, prepared):
     seen = []
 
-    def recorded(settings, given, weights, start):
+    def recorded(trace, weights, start, at_once):
         seen.append(weights)
         return [None] * len(weights)
 
@@ -226,16 +227,16 @@ def test_a_selection_that_fails_has_no_cells_and_the_others_have_theirs(records,
 
 
 def test_retrainings_that_diverge_have_no_cell_and_those_beside_them_have(given, monkeypatch):
-    right = dcgan_cleansing.trained_with
+    right = cleansing.trained_with
 
     def diverges(trace, weights, start):
         if (weights == 0).sum(1).max() > 10:
             raise gi.DivergenceError(3, "discriminator", "loss", (), None)
         return right(trace, weights, start)
 
-    monkeypatch.setattr(dcgan_cleansing, "trained_with", diverges)
+    monkeypatch.setattr(cleansing, "trained_with", diverges)
     weights = without([torch.arange(6), torch.arange(30)], 60)
-    few, many = dcgan_cleansing.retrained({**TINY, "models_at_once": 2}, given, weights, 4)
+    few, many = cleansing.retrained(given.trace, weights, 4, at_once=2)
     assert many is None
     assert torch.equal(few, right(given.trace, weights[:1], 4)[0])
 
