@@ -636,8 +636,8 @@ DCGAN_CLEANSING = Experiment(
         "epoch of retraining; its L2 spares biases. Not in the papers: random removal of as many rows of each class as "
         "ITD takes; no removal, the rows' term multiplied by the share that would be kept (a smaller learning rate of "
         "that term); precision, recall, density and coverage (k = 5 neighbours of the classifier's features). At "
-        "preset standard: 5 000 rows, 8 channels, as many epochs, four rates, the last epoch only, M = 100, influence on "
-        "2 000 latents, and tests of 1 000."
+        "preset standard: 5 000 rows, 8 channels, as many epochs, four rates, the last epoch only, M = 100, influence "
+        "on 2 000 latents, and tests of 1 000."
     ),
     presets={
         "smoke": Preset(SMOKE, seeds=2, as_published=False),
