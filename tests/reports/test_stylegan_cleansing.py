@@ -160,7 +160,8 @@ def test_the_control_multiplies_the_real_term_and_removes_no_row(values, prepare
     run = cats._run(TINY, 0, prepared)
     run.game.cost = StyleGANCost("batch", "mean")
     halved = torch.full((ROWS,), 0.5, dtype=torch.float64)
-    shrunk = stylegan.fine_tuned(run.game, run.images, run.steps, run.optimizer, run.seed, weights=halved)
+    own = {"ema_decay": run.ema_decay, "weights": halved}
+    shrunk = stylegan.fine_tuned(run.game, run.images, run.steps, run.optimizer, run.seed, **own)
     change = float(given.test(shrunk) - given.test(given.trace))
     assert values[table("FID", FULL)][SCALED]["0.5"] == pytest.approx(change, rel=1e-4)
     assert change != 0
