@@ -95,7 +95,7 @@ ITEMS: list[Item] = [
         ("counterfactual minibatch descent", "minibatch"),
         ("its gradient", "minibatch"),
         ("one step of the influence", "minibatch"),
-        ("minibatch ITD influence", "minibatch practical-training"),
+        ("minibatch ITD influence", "minibatch practical-training stylegan-accuracy"),
     ),
     *_items(
         "TNNLS",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,7 @@ NO_REMOVAL = "No Removal"
 CHOOSES = "Validation FID"
 MEASURES = ("FID", "Precision", "Recall", "Density", "Coverage")
 CHOSEN = "Rate of best validation FID"
+REACHED, CHANGE = "Test FID at that rate", "Change of test FID at that rate"
 THUMBNAIL = 64
 
 PUBLISHED: Settings = {
@@ -251,13 +253,26 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
                 )
             at = best(lines)
             line = [None] * len(MEASURES) if at is None else lines[at][1:]
-            values.setdefault(changes_at_best(strategy), {})[row] = dict(zip(MEASURES, line, strict=True))
             after = [None if one is None else level + one for level, one in zip(before, line, strict=True)]
-            values.setdefault(at_best(strategy), {})[row] = dict(zip(MEASURES, after, strict=True))
-            values.setdefault(CHOSEN, {}).setdefault(row, {})[strategy] = None if at is None else settings["rates"][at]
-        values[at_best(strategy)][NO_REMOVAL] = dict(zip(MEASURES, before, strict=True))
-        values[changes_at_best(strategy)][NO_REMOVAL] = dict.fromkeys(MEASURES, 0.0)
+            in_columns(values, strategy, row, None if at is None else settings["rates"][at], after, line)
+        in_columns(values, strategy, NO_REMOVAL, None, before, [0.0] * len(MEASURES))
     return values
+
+
+def in_columns(
+    values: Values,
+    strategy: str,
+    row: str,
+    rate: float | None,
+    after: Sequence[float | None],
+    changes: Sequence[float | None],
+) -> None:
+    """One row of all tables on the rate of best validation FID."""
+    values.setdefault(CHOSEN, {}).setdefault(row, {})[strategy] = rate
+    values.setdefault(REACHED, {}).setdefault(row, {})[strategy] = after[0]
+    values.setdefault(CHANGE, {}).setdefault(row, {})[strategy] = changes[0]
+    values.setdefault(at_best(strategy), {})[row] = dict(zip(MEASURES[1:], after[1:], strict=True))
+    values.setdefault(changes_at_best(strategy), {})[row] = dict(zip(MEASURES[1:], changes[1:], strict=True))
 
 
 def table(measure: str, strategy: str) -> str:
@@ -273,7 +288,7 @@ def changes_at_best(strategy: str) -> str:
 
 
 def measures(settings: Settings) -> list[str]:
-    return list(MEASURES)
+    return list(MEASURES[1:])
 
 
 def strategies(settings: Settings) -> list[str]:
@@ -291,7 +306,7 @@ def draw_changes(figure: Any, summary: Summary) -> None:
                 axes.plot(summary.settings["rates"], found, "o-", color=f"C{index}", markersize=4, label=SHORT[row])
             found = means(summary, table(measure, strategy), SCALED)
             axes.plot(summary.settings["rates"], found, "kx:", markersize=4, label=lower(SCALED))
-            draw_over_rates(axes, summary, f"change of test {measure}")
+            draw_over_rates(axes, summary, f"change of test {measure if measure == 'FID' else lower(measure)}")
             axes.set_title(strategy, fontsize=9)
     legend_below(figure, panels[0, 0])
 
@@ -343,24 +358,24 @@ def findings(summary: Summary) -> list[str]:
 
 def _changes(summary: Summary, measure: str, strategy: str) -> str:
     """Does a measure improve, of whom, by how much?"""
-    sign = -1.0 if measure == "FID" else 1.0
+    sign, called = (-1.0, measure) if measure == "FID" else (1.0, lower(measure))
     parts = []
     for row in summary.rows:
-        values = summary.values(changes_at_best(strategy), row, measure)
+        where = (CHANGE, row, strategy) if measure == "FID" else (changes_at_best(strategy), row, measure)
+        values = summary.values(*where)
         if values:
             improved = sum(sign * value > 0 for value in values)
             parts.append(f"{SHORT[row]} {_interval(values)}, better in {improved} of {len(values)} seeds")
-    return (
-        f"Change of test {measure} at the rate of best validation FID, {strategy}: {'; '.join(parts)}." if parts else ""
-    )
+    said = f"Change of test {called} at the rate of best validation FID, {strategy}: {'; '.join(parts)}."
+    return said if parts else ""
 
 
 def _ahead(summary: Summary, strategy: str) -> list[str]:
     """Is ITD ahead of the others, each at its rate of best validation FID? Paired over seeds."""
     sentences = []
     for other in (*summary.rows[1:], SCALED):
-        by_seed = [run["values"][changes_at_best(strategy)] for run in summary.runs]
-        pairs = [(own[other]["FID"], own[ITD]["FID"]) for own in by_seed]
+        by_seed = [run["values"][CHANGE] for run in summary.runs]
+        pairs = [(own[other][strategy], own[ITD][strategy]) for own in by_seed]
         known = [theirs - ours for theirs, ours in pairs if theirs is not None and ours is not None]
         if len(known) > 1:
             sentences.append(
@@ -378,7 +393,7 @@ def _answer(ahead: Sequence[float]) -> str:
 
 def _interval(values: list[float]) -> str:
     low, high = bootstrap_interval(values)
-    return f"{np.mean(values):+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{np.mean(values):+.2g} [{low:+.2g}, {high:+.2g}]"
 
 
 def _by_rate(summary: Summary, strategy: str) -> list[str]:
@@ -389,35 +404,36 @@ def _by_rate(summary: Summary, strategy: str) -> list[str]:
     return [significance(summary, name, summary.rows, -1.0), *against(summary, mine, others, column, -1.0)]
 
 
-def _quantities(names: Sequence[str], printed: bool) -> tuple[Quantity, ...]:
+def _all(names: Sequence[str], settings: Settings) -> list[str]:
+    return list(names)
+
+
+def _quantities(names: Sequence[str]) -> tuple[Quantity, ...]:
     found = []
     across: dict[str, Any] = {"decimals": 3, "columns": measures, "column_heading": "measure"}
     for strategy in (ONE, FULL):
         for measure in ("FID", CHOOSES, *MEASURES[1:]):
             what = f"Change of {lower(measure) if measure == CHOOSES else f'test {measure}'} after removing a share"
-            listed = if_run(strategy, (*names, SCALED))
-            found.append(table_of_changes(table(measure, strategy), f"{what}, {strategy}", listed, decimals=3))
+            listed, decimals = if_run(strategy, (*names, SCALED)), None if "FID" in measure else 3
+            found.append(table_of_changes(table(measure, strategy), f"{what}, {strategy}", listed, decimals=decimals))
     for strategy in (ONE, FULL):
         listed = if_run(strategy, (NO_REMOVAL, *names, SCALED))
         what = f"each at its rate of best validation FID, {strategy}"
-        beside: dict[str, Any] = {"beside": at_best(FULL)} if printed and strategy == ONE else {}
-        of_changes = {"beside": changes_at_best(FULL)} if beside else {}
-        found += [
-            table_of_changes(
-                at_best(strategy), f"Measures on test images, {what}", listed, signed=False, **across, **beside
-            ),
-            table_of_changes(changes_at_best(strategy), f"Their changes, {what}", listed, **across, **of_changes),
-        ]
-    found.append(
-        table_of_changes(
-            CHOSEN,
-            "The rate at which validation FID is best",
-            lambda settings: [*names, SCALED],
-            signed=False,
-            columns=strategies,
-            column_heading="strategy",
-        )
-    )
+        for named, begins, signed in (
+            (at_best, "Measures on test images", False),
+            (changes_at_best, "Changes of them", True),
+        ):
+            printed = named(FULL) if strategy == ONE else None
+            caption = f"{begins}, {what}"
+            found.append(table_of_changes(named(strategy), caption, listed, signed=signed, beside=printed, **across))
+    by_strategy: dict[str, Any] = {"columns": strategies, "column_heading": "strategy"}
+    for name, what, removed, options in (
+        (CHOSEN, "The rate at which validation FID is best", (), {"signed": False, "decimals": 3}),
+        (REACHED, "Test FID there", (NO_REMOVAL,), {"signed": False, "decimals": None}),
+        (CHANGE, "Change of test FID there", (), {"decimals": None}),
+    ):
+        shown = [*removed, *names, SCALED]
+        found.append(table_of_changes(name, what, partial(_all, shown), **by_strategy, **options))
     return tuple(found)
 
 
@@ -433,13 +449,13 @@ RUN = (
     "multiplied by the share that would be kept; the term is here a mean over all rows of a batch, for of a mean over "
     "kept rows equal weights change nothing. At preset paper: one's own images, checkpoint and file of features at "
     "256 pixels, 3 336 rows, 50 epochs. At preset standard: pretrained on CIFAR-10's dogs and fine-tuned on 320 of "
-    "its cats at 32 pixels, 16 channels, rank 4, four epochs, features of a classifier of the other eight classes, six "
-    "rates"
+    "its cats at 32 pixels, 16 channels, rank 4, four epochs, the generator averaged by .99 (over as many epochs as "
+    "by the published .999), features of a classifier of the other eight classes, six rates"
 )
 
 
 def _experiment(name: str, title: str, source: str, model: str, description: str) -> Experiment:
-    made, printed = {"model": model}, model == "stylegan"
+    made, drawn = {"model": model}, "2(f, g)" if model == "stylegan" else "10"
     return Experiment(
         name=name,
         title=title,
@@ -450,7 +466,7 @@ def _experiment(name: str, title: str, source: str, model: str, description: str
             "standard": Preset({**STANDARD, **made}, seeds=3, as_published=False),
             "paper": Preset({**PUBLISHED, **made}, seeds=1, as_published=True),
         },
-        quantities=_quantities(SELECTIONS[model], printed),
+        quantities=_quantities(SELECTIONS[model]),
         rows=rows,
         columns=columns,
         row_heading="Selection",
@@ -461,7 +477,7 @@ def _experiment(name: str, title: str, source: str, model: str, description: str
         figures=(
             Drawing(
                 "figure",
-                f"As Fig. {'2(f, g)' if printed else '10'}, drawn as changes: FID at the left (lower is better), "
+                f"As Fig. {drawn}, drawn as changes: FID at the left (lower is better), "
                 "coverage at the right (higher is better). Dotted: the control.",
                 draw_changes,
                 (10, 7),
