@@ -314,8 +314,8 @@ STYLEGAN_ACCURACY = Experiment(
         "paper or of its code, or all of them. At presets smoke and standard the game is small: dogs of CIFAR-10, then "
         "320 of its cats, 32 pixels, 16 channels, rank 4, four epochs, float64; features of a classifier of the other "
         "eight classes; at standard the last epoch only. At preset paper 256 pixels, with files of one's own in the "
-        "data folder: images in stylegan/images, a checkpoint of the common port as stylegan/checkpoint.pt, features as "
-        "TorchScript in stylegan/features.pt; one epoch only. AID has the code's step .001 and no penalty, but the "
+        "data folder: images in stylegan/images, a checkpoint of the common port as stylegan/checkpoint.pt, features "
+        "as TorchScript in stylegan/features.pt; one epoch only. AID has the code's step .001 and no penalty, but the "
         "run's own averaged generator and simultaneous moves."
     ),
     presets={
