@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,14 @@ def described(given: Cats, images: Tensor) -> Float[Tensor, "n f"]:
 
 
 def of_seed(settings: Settings, seed: int, prepared: dict[str, Any], device: str) -> Given:
-    given = cats.cats(settings, seed, prepared, device)
+    """One seed; a process keeps the last one that it judged."""
+    return _of_seed(json.dumps(settings), seed, json.dumps(prepared), device)
+
+
+@lru_cache(maxsize=1)
+def _of_seed(settings_as_text: str, seed: int, prepared_as_text: str, device: str) -> Given:
+    settings = json.loads(settings_as_text)
+    given = cats.cats(settings, seed, json.loads(prepared_as_text), device)
     judge = Judge(given, settings["neighbours"])
     return Given(given, judge, judged(given.trace, judge, given.trace.seen()))
 
