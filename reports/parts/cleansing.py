@@ -151,21 +151,21 @@ def against(
         sign: -1 where what falls improves.
 
     Returns:
-        A sentence an opponent; none with too few seeds.
+        A sentence an opponent; none with too few seeds, nor of a rate where a seed has no value.
     """
 
-    def improvements(table: str, row: str, column: str) -> list[float]:
-        return [sign * value for value in summary.values(table, row, column)]
+    def improvements(table: str, row: str, column: str) -> list[float | None]:
+        return [_signed(sign, run["values"][table][row][column]) for run in summary.runs]
 
-    pairs = {
-        (name, column): compared(improvements(*ours[:2], column), improvements(table, row, column))
+    sides = {
+        (name, column): (improvements(*ours[:2], column), improvements(table, row, column))
         for table, row, name in opponents
         for column in summary.columns
-        if len(summary.values(table, row, column)) == len(summary.values(*ours[:2], column))
     }
-    known = {key: pair for key, pair in pairs.items() if pair is not None}
-    if len(summary.runs) < SEEDS_TO_TELL or len(known) < len(pairs):
+    whole = {key: pair for key, pair in sides.items() if None not in (*pair[0], *pair[1])}
+    if len(summary.runs) < SEEDS_TO_TELL or not whole:
         return []
+    known: dict[tuple[str, str], Any] = {key: compared(*pair) for key, pair in whole.items()}  # type: ignore[arg-type]
     corrected = [
         dict(zip(known, holm([p(pair) for pair in known.values()]), strict=True))
         for p in (lambda pair: pair.p_t, lambda pair: pair.p_permutation)
@@ -202,6 +202,10 @@ def if_run(strategy: str, names: Sequence[str]) -> Callable[[Settings], list[str
 
 def lower(text: str) -> str:
     return text[0].lower() + text[1:]
+
+
+def _signed(sign: float, value: float | None) -> float | None:
+    return None if value is None else sign * value
 
 
 def below(p_values: Sequence[float]) -> int:
