@@ -11,6 +11,7 @@ from reports.experiments.lds import LDS
 from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
+from reports.experiments.sgd_influence_accuracy import SGD_INFLUENCE_ACCURACY
 
 __all__ = ["EXPERIMENTS"]
 
@@ -27,5 +28,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         DCGAN_TRACEBACK,
         DCGAN_CLEANSING,
         LDS,
+        SGD_INFLUENCE_ACCURACY,
     )
 }
