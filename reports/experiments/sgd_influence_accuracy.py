@@ -76,10 +76,6 @@ def files(settings: Settings, seeds: Sequence[int]) -> list[str]:
     return [file for data in settings["data"] for file in FILES[data]]
 
 
-def on_digits(settings: Settings) -> Settings:
-    return {**settings, "data": ["digits"], "rows": min(settings["rows"], 100)}
-
-
 def units(settings: Settings) -> list[str]:
     return [f"{model}-{data}" for model in settings["training"] for data in settings["data"]]
 
@@ -404,6 +400,6 @@ SGD_INFLUENCE_ACCURACY = Experiment(
     ),
     findings=findings,
     files=files,
-    on_digits=on_digits,
+    unnamed=("smoke", "paper"),
     recheck={"data": ["mnist"]},
 )
