@@ -1,7 +1,9 @@
 """The report on SGD-influence's section 7.1: every number against plain loops with dense matrices."""
 
 import itertools
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,3 +319,10 @@ def test_findings_tell_whether_the_printed_tau_is_reached_and_what_loses():
 def test_files_are_asked_for_where_the_settings_name_their_data():
     assert ACCURACY.files(experiment.SMOKE, range(2)) == []
     assert len(ACCURACY.files(experiment.PUBLISHED, range(2))) == 6
+
+
+def test_the_committed_run_meets_every_printed_cell():
+    result = json.loads((Path(experiment.__file__).parents[1] / "results" / "sgd-influence-accuracy.json").read_text())
+    printed = [cell for cell in Summary(ACCURACY, result).cells() if cell["published"] is not None]
+    assert [cell["seeds"] for cell in printed] == [30] * 24
+    assert {cell["verdict"] for cell in printed} == {"agrees", "within spread"}
