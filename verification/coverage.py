@@ -1,4 +1,4 @@
-"""Every numbered item of the two papers, and what tests it here: ``python -m verification --coverage``."""
+"""Every numbered item of the papers, and what tests it here: ``python -m verification --coverage``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Item:
     """A numbered equation, theorem, table and so on.
 
     Attributes:
-        paper: ``TNNLS`` or ``ICLR``.
+        paper: ``TNNLS``, ``ICLR``, or ``NeurIPS``, of which the supplement is here.
         kind, number: as the paper has them.
         what: in a few words.
         tested_by: claims of the ledger (``python -m verification --only``) or experiments (``python -m reports``).
@@ -35,13 +35,16 @@ SETTINGS = "settings; the experiments' presets have them, or the published code'
 REASONS = (DEFINES, LAYERS, CLASSIFIER, SETTINGS)
 
 
-def _items(paper: str, kind: str, *rows: tuple[str, str]) -> list[Item]:
-    """Items 1, 2, ... from what they are and what tests them: names in a row, or a reason why nothing does."""
+def _items(paper: str, kind: str, *rows: tuple[str, str], first: int = 1) -> list[Item]:
+    """Items 1, 2, ... from what they are and what tests them: names in a row, or a reason why nothing does.
+
+    ``first`` is the number of the first one where a part of a paper begins with a later one.
+    """
     return [
         Item(paper, kind, number, what, why_not=how)
         if how in REASONS
         else Item(paper, kind, number, what, tuple(how.split()))
-        for number, (what, how) in enumerate(rows, start=1)
+        for number, (what, how) in enumerate(rows, start=first)
     ]
 
 
@@ -211,6 +214,24 @@ ITEMS: list[Item] = [
         ("data setting, IS", SETTINGS),
         ("data setting, FID", SETTINGS),
     ),
+    *_items(
+        "NeurIPS",
+        "equation",
+        ("K&L's quadratic for a row", "sgd-a2-remainder"),
+        ("size of the estimate", "sgd-lemma-7"),
+        ("size of the influence", "sgd-lemma-7 sgd-lemma-7-mean-value"),
+        ("K&L's quadratic for a query", "sgd-influence-accuracy"),
+        first=6,
+    ),
+    *_items(
+        "NeurIPS",
+        "theorem",
+        ("error, strongly convex", "sgd-theorem-5"),
+        ("error, not convex", "sgd-theorem-6"),
+        first=5,
+    ),
+    *_items("NeurIPS", "lemma", ("sizes between h_j(Lambda) and h_j(lambda)", "sgd-lemma-7"), first=7),
+    *_items("NeurIPS", "table", ("settings of SGD, Section 7.1", "sgd-influence-accuracy"), first=2),
 ]
 
 SENTENCES = (

@@ -60,6 +60,7 @@ def write_page(entries: list[dict[str, Any]], record: dict[str, Any], out: Path)
 ERRATA = {
     "tnnls": ("TNNLS", "Terashita, Ohashi and Hara, Data Cleansing for GANs (TNNLS 2025)"),
     "iclr": ("ICLR", "Terashita, Ohashi, Nonaka and Kanemaru, Influence Estimation for GANs (ICLR 2021)"),
+    "neurips": ("NeurIPS", "Hara, Nitanda and Maehara, Data Cleansing for Models Trained with SGD (NeurIPS 2019)"),
     "published-code": ("published code", "the published code of TNNLS Section VI-C"),
 }
 """By file name: how sources begin, and what the page is of."""

@@ -16,9 +16,8 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
-from gan_influence import Trace
+from gan_influence import Trace, trees
 
 PACKAGES = ("torch", "numpy", "scipy")
 
@@ -91,9 +90,9 @@ def packages() -> str:
 
 
 def data_digest(trace: Trace) -> str:
-    """SHA-256 of the training rows of a game of two players, of their numbers in their order."""
-    assert isinstance(trace.data, Tensor)
-    return hashlib.sha256(trace.data.cpu().numpy().tobytes()).hexdigest()
+    """SHA-256 of the training rows, of their numbers in their order; of rows with targets, of these after them."""
+    parts = [part.cpu().numpy().tobytes() for part in trees.leaves(trace.data)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def resolve_device(name: str) -> str:

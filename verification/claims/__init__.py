@@ -11,6 +11,7 @@ SECTIONS = {
     "tnnls_b_extensions": "TNNLS Appendix B: extensions",
     "published_code": "The published code of TNNLS Section VI-C (StyleGAN)",
     "iclr_3_method": "ICLR Section 3, Section 4 and Appendix A",
+    "sgd_influence": "NeurIPS 2019 (SGD-influence): Supplement A.2 and B",
     "core": "The core against the papers' definitions: metrics, optimisers, states, weights",
     "own_results": "Beyond the papers: sharper bounds and a certificate",
     "tools": "The ledger's own tools",
