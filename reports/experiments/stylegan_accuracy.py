@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ __all__ = ["STYLEGAN_ACCURACY"]
 
 TAU, SUMS, SLOPE, FLOOR = "Kendall's tau", "Kendall's tau with the first-order sum", "Slope", "Noise floor"
 ONE, ALL = "one epoch", "all epochs"
-SINGLE, SETS, FRACTION = "single rows", "1 % at once", "a hundredth of single rows"
+SINGLE, SETS = "single rows", "1 % at once"
 PUBLISHED_SCALE = {ONE: 0.01, ALL: 0.001}  # s, by which the code multiplies every Jacobian
 RETRAINED = StyleGANCost()  # what retraining follows: kept denominators, the penalty of all rows
 
@@ -89,7 +90,7 @@ MEASURED: Settings = {
     "removals": 30,
     "sets": 10,
     "share": 0.01,
-    "fraction": 0.01,
+    "fractions": [1e-6, 1e-4, 1e-2],
     "per_unit": 10,
     "terms": 1000,
     "eta": 0.001,
@@ -113,12 +114,17 @@ def rows(settings: Settings) -> list[str]:
 
 
 def columns(settings: Settings) -> list[str]:
-    return [column(window, kind) for window in settings["windows"] for kind in kinds(window)]
+    return [column(window, kind) for window in settings["windows"] for kind in kinds(settings, window)]
 
 
-def kinds(window: str) -> tuple[str, ...]:
-    """What is removed. Of a fraction the truth is nearly the derivative: there it is seen whether a score is one."""
-    return (FRACTION, SINGLE, SETS) if window == ONE else (SINGLE, SETS)
+def kinds(settings: Settings, window: str) -> list[str]:
+    """What is removed. Of small enough fractions the truth is the derivative: there it is seen whether a score is one,
+    and over larger ones how soon a run leaves its linearisation."""
+    return [*(map(fraction_of, settings["fractions"]) if window == ONE else ()), SINGLE, SETS]
+
+
+def fraction_of(share: float) -> str:
+    return f"{share:g} of single rows"
 
 
 def column(window: str, kind: str) -> str:
@@ -172,15 +178,15 @@ def _truth(
     return {"influence": influence.tolist(), "rounding": rounding.tolist()}
 
 
-def _fractions(settings: Settings, given: Cats, rows: list[list[int]], last: int | None) -> list[float]:
-    """What taking a fraction of a row's weight does to the metric, divided by the fraction."""
-    trace, fraction = given.trace, settings["fraction"]
-    weights = torch.ones(1 + len(rows), trace.size, dtype=torch.float64)
-    for line, [row] in zip(weights[1:], rows, strict=True):
+def _fractions(settings: Settings, given: Cats, rows: list[list[int]], last: int | None) -> list[list[float]]:
+    """What taking each fraction of a row's weight does to the metric, divided by the fraction."""
+    trace, fractions = given.trace, torch.tensor(settings["fractions"], dtype=torch.float64)
+    weights = torch.ones(1 + len(fractions) * len(rows), trace.size, dtype=torch.float64)
+    for line, (fraction, [row]) in zip(weights[1:], product(fractions, rows), strict=True):
         line[row] -= fraction
     reached = trained_with(trace, weights, trace.window(last))
     values = metric_values(given.validation, trace.game, reached).double().cpu()
-    return ((values[1:] - values[0]) / fraction).tolist()
+    return ((values[1:] - values[0]).reshape(len(fractions), -1) / fractions.unsqueeze(1)).tolist()
 
 
 def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
@@ -195,12 +201,14 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
         first = records[f"{began}{METHODS[FIRST].key}"]["scores"]
         singles = settings["removals"]
         of_kind = {SINGLE: (slice(0, singles), truth[:singles]), SETS: (slice(singles, None), truth[singles:])}
+        shares = {SINGLE: 1.0, SETS: 1.0}
         if f"{began}fraction" in records:
-            fractions = np.array(records[f"{began}fraction"]["influence"])
-            of_kind[FRACTION] = slice(0, len(fractions)), fractions
+            for share, influence in zip(settings["fractions"], records[f"{began}fraction"]["influence"], strict=True):
+                of_kind[fraction_of(share)] = slice(0, len(influence)), np.array(influence)
+                shares[fraction_of(share)] = share
         for kind, (own, true) in of_kind.items():
-            at, smaller = column(window, kind), settings["fraction"] if kind == FRACTION else 1.0
-            values[FLOOR]["rounding"][at] = finite(noise / smaller / np.sqrt(np.mean(true**2)))
+            at = column(window, kind)
+            values[FLOOR]["rounding"][at] = finite(noise / shares[kind] / np.sqrt(np.mean(true**2)))
             for row, method in METHODS.items():
                 found = records[f"{began}{method.key}"]["scores"]
                 for quantity, cell in _measured(found, true, first, own).items():
@@ -265,7 +273,7 @@ def _exactness(summary: Summary, name: str) -> str:
     return (
         f"{name}: exact ITD has tau {_interval(taus)} with the truth, slope {slope:.3g}, relative error "
         f"{summary.median(ERROR, EXACT, name) or 0:.2g}; rounding is {floor:.1g} of the truth. What is left is how far "
-        "removals are from linear."
+        "the run is from linear there."
     )
 
 
@@ -311,7 +319,8 @@ STYLEGAN_ACCURACY = Experiment(
         "generator), rows and sets of 1 % are removed, and all or the last epoch's steps are trained again as the code "
         "does: the mean over the kept rows of a batch, the penalty over all. FID is that of validation images, by the "
         "features of a classifier. Exact ITD differentiates that very run; each other row takes one shortcut of the "
-        "paper or of its code, or all of them. At presets smoke and standard the game is small: dogs of CIFAR-10, then "
+        "paper or of its code, or all of them. Fractions of a row's weight are removed too: of small enough ones the "
+        "truth is the derivative. At presets smoke and standard the game is small: dogs of CIFAR-10, then "
         "320 of its cats, 32 pixels, 16 channels, rank 4, four epochs, float64; features of a classifier of the other "
         "eight classes; at standard the last epoch only. At preset paper 256 pixels, with files of one's own in the "
         "data folder: images in stylegan/images, a checkpoint of the common port as stylegan/checkpoint.pt, features "

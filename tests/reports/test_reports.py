@@ -16,6 +16,7 @@ import pytest
 from reports.experiments import EXPERIMENTS
 from reports.page import committed_result
 from reports.parts import dcgan, fcgan
+from reports.recheck import COMMITTED
 from reports.runner import FORMAT, _resume
 from reports.shared.store import ForeignResultError, ensure_writable, read_json, set_aside, write_json
 from reports.statistics import bootstrap_interval, p_above, verdict
@@ -316,8 +317,14 @@ def test_rechecking_compares_a_part_with_what_is_stored(changed, within, status,
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_readme_links_an_experiments_result_or_says_that_it_was_not_run(name):
+    [row] = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    there = (COMMITTED / f"{name}.json").exists()
+    assert row.endswith(f"| [json](reports/results/{name}.json) |" if there else "| `not run` |")
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if (COMMITTED / f"{name}.json").exists()])
 def test_a_committed_result_is_resumed_without_any_work(name, tmp_path, monkeypatch):
-    from reports.recheck import COMMITTED
     from reports.runner import run
 
     committed = json.loads((COMMITTED / f"{name}.json").read_text())
