@@ -246,7 +246,7 @@ def draw(figure: Any, summary: Summary) -> None:
                 axes.plot(np.mean(sums), place, "x", color="C3", markersize=6)
         axes.axvline(0, color="0.5", linewidth=0.8)
         axes.set_xlim(-0.6, 1.05)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.replace(", ", "\n", 1), fontsize=9)
         axes.set_xlabel("Kendall's tau")
         axes.grid(alpha=0.25, axis="x")
     panels[0].set_yticks(at, list(METHODS), fontsize=8)
