@@ -49,6 +49,7 @@ __all__ = ["STYLEGAN2_CLEANSING", "STYLEGAN_CLEANSING"]
 ITD, AID, FOREST, RANDOM = "Influence on FID by ITD", "Influence on FID by AID", "Isolation Forest", "Random"
 SHORT = {ITD: "ITD", AID: "AID", FOREST: "isolation forest", RANDOM: "random"}
 SELECTIONS = {"stylegan": (ITD, AID, FOREST, RANDOM), "stylegan2": (ITD, RANDOM)}
+PICTURED = (ITD, FOREST)  # colour images weigh much in a result
 SCALED = "None removed, real term x (1 - rate)"
 NO_REMOVAL = "No Removal"
 CHOOSES = "Validation FID"
@@ -167,7 +168,8 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     models = retrained(trace, without(removed, trace.size), start, settings["models_at_once"])
     changes = differences(given, models)
     record: dict[str, Any] = {"data": data_digest(trace), "changes": {row: changes}}
-    if seed < settings["pictured_seeds"] and settings["strategies"][-1].startswith(began):
+    of_first_seeds = seed < settings["pictured_seeds"] and row in PICTURED
+    if of_first_seeds and settings["strategies"][-1].startswith(began):
         at = best(changes)
         record["pictures"] = {row: pictures(settings, given, harm, None if at is None else models[at])}
     return record

@@ -233,12 +233,12 @@ def test_table_two_is_read_at_the_rate_of_best_validation_fid(records):
 
 def test_the_first_seed_has_pictures_of_the_last_strategy(records, given, prepared):
     pictures = {key: own for record in records.values() for key, own in record.get("pictures", {}).items()}
-    assert list(pictures) == list(ROWS_OF_TABLES)
+    assert list(pictures) == [ITD, FOREST]
     order = orders_of(prepared, given, FULL)[0]
     levels = ((given.trace.data[order] + 1) * 127.5).round().to(torch.uint8)[:, 0].numpy()
     assert np.array_equal(from_text(pictures[ITD]["harmful"]), levels[:4])
     assert np.array_equal(from_text(pictures[ITD]["helpful"]), levels[:-5:-1])
-    assert pictures[ITD]["before"] == pictures[RANDOM]["before"]
+    assert pictures[ITD]["before"] == pictures[FOREST]["before"]
     other = TINY | {"pictured_seeds": 0}
     assert "pictures" not in CLEANSING.run_unit(other, 0, "full-3", "cpu", prepared)
 
