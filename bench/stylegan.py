@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import gan_influence as gi
-from reports.parts.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of
 from reports.shared.provenance import program, provenance, resolve_device
 from reports.shared.store import ensure_writable, write_json
+from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of
 
 ROWS = 32  # noise: times do not depend on what images show
 SWEEP = 2.6  # a sweep's step over a training step, as measured

@@ -19,9 +19,9 @@ from reports.experiment import RANDOM_ORDER, Drawing, Experiment, Preset, Quanti
 from reports.parts.agreement import ERROR, RELATIVE_ERROR, finite, relative_error, tau
 from reports.parts.cats import PUBLISHED as OF_THE_PAPER
 from reports.parts.cats import SMALL, Cats, Streams, cats, files, on_digits, prepare, steps_per_epoch
-from reports.parts.stylegan import StyleGANCost, as_if, first_order, shortcut
 from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
+from reports.shared.stylegan import StyleGANCost, as_if, first_order, shortcut
 from reports.statistics import bootstrap_interval
 from reports.summary import Summary
 

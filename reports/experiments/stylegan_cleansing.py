@@ -39,8 +39,8 @@ from reports.parts.cleansing import (
     without,
 )
 from reports.parts.pictures import as_text, from_text, sheet, with_pictures
-from reports.parts.stylegan import StyleGANCost, as_if
 from reports.shared.provenance import data_digest
+from reports.shared.stylegan import StyleGANCost, as_if
 from reports.statistics import bootstrap_interval
 from reports.summary import Summary
 

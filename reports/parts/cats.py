@@ -21,8 +21,8 @@ import gan_influence as gi
 from gan_influence.datasets.files import given_folder
 from gan_influence.history import DamagedFileError, digest
 from reports.experiment import Settings
-from reports.parts.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 from reports.shared.store import set_aside
+from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 
 __all__ = [
     "DIGITS",

@@ -30,7 +30,7 @@ from reports.experiments.stylegan_accuracy import (
 from reports.figures import write_figure
 from reports.parts import cats
 from reports.parts.agreement import ERROR
-from reports.parts.stylegan import StyleGANCost, as_if, first_order, shortcut
+from reports.shared.stylegan import StyleGANCost, as_if, first_order, shortcut
 from reports.summary import Summary
 
 ACCURACY = EXPERIMENTS["stylegan-accuracy"]

@@ -31,11 +31,12 @@ from reports.experiments.stylegan_cleansing import (
     table,
 )
 from reports.figures import write_figure
-from reports.parts import cats, cleansing, stylegan
+from reports.parts import cats, cleansing
 from reports.parts.cats import Streams
 from reports.parts.cleansing import FULL, ONE
 from reports.parts.pictures import as_text, from_text
-from reports.parts.stylegan import StyleGANCost
+from reports.shared import stylegan
+from reports.shared.stylegan import StyleGANCost
 from reports.summary import Summary, load_published
 
 CLEANSING, CLEANSING_2 = EXPERIMENTS["stylegan-cleansing"], EXPERIMENTS["stylegan2-cleansing"]

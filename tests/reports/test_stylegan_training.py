@@ -9,8 +9,8 @@ from support.unrolled import batch_at, field, measured, squared_slopes, unrolled
 from torch.nn.functional import softplus
 
 import gan_influence as gi
-from reports.parts import stylegan
-from reports.parts.stylegan import StyleGANCost
+from reports.shared import stylegan
+from reports.shared.stylegan import StyleGANCost
 
 CODE, INFLUENCE = "retraining-of-the-code", StyleGANCost("batch", "none")
 N, BATCH, STEPS = 8, 4, 8  # four epochs
