@@ -156,7 +156,7 @@ def test_the_estimate_for_many_parameters_is_near_the_norm_and_from_below(monkey
     (exact,), _ = neumann._inverse_norms(operator, eta[None], eta, 1000)
     inverse = torch.linalg.inv(torch.eye(len(eta)) - z_matrix(problem, trace.theta(), 0.01))
     assert float(exact) == pytest.approx(float(torch.linalg.matrix_norm(inverse, 2)), rel=1e-9)
-    monkeypatch.setattr("gan_influence.solvers.inverse_norm._DENSE", 0)
+    monkeypatch.setattr("gan_influence.solvers.inverse_norm.DENSE", 0)
     (estimate,), _ = neumann._inverse_norms(operator, eta[None], eta, 1000)
     assert 0.99 * exact < estimate < (1 + 1e-9) * exact
 

@@ -153,6 +153,7 @@ def lemma_7(preset: str) -> Outcome:
     "identity",
     r"\exists r\in[0,1]:\; \nabla\ell(\theta_{-j})-\nabla\ell(\theta) = "
     r"\nabla^2\ell(r\theta_{-j}+(1-r)\theta)\,(\theta_{-j}-\theta)",
+    reading="As displayed: one r for all coordinates. The loss is that of logistic regression on a batch of two rows.",
     idea="The mean value theorem is one of numbers; of vectors the mean of the Hessians over the segment does it, "
     "which has the same bounds, so that Lemma 7 stands.",
     smallest="One point becomes the mean over the segment; nothing else of the proof changes.",
