@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 
 import gan_influence as gi
 from gan_influence.baselines import Selection, by_chance, by_discriminator_loss, by_influence, by_isolation_forest
-from gan_influence.history import DamagedFileError, digest
-from gan_influence.metrics.metric import metric_value
+from gan_influence.history import digest
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.parts import dcgan
 from reports.parts.agreement import finite
@@ -26,15 +24,15 @@ from reports.parts.cleansing import (
     FULL,
     NO_CHANGE,
     ONE,
+    Line,
     against,
     as_many_of_each,
     columns,
-    draw_over_rates,
+    draw_panels,
     if_run,
     in_hundredths,
-    legend_below,
+    judged,
     lower,
-    means,
     most_harmful,
     retrained,
     significance,
@@ -55,7 +53,7 @@ from reports.parts.dcgan import (
 from reports.parts.dcgan import prepare as fit
 from reports.parts.pictures import as_text, from_text, sheet, with_pictures
 from reports.shared.provenance import data_digest
-from reports.shared.store import set_aside
+from reports.shared.store import usable
 from reports.statistics import bootstrap_interval
 from reports.summary import Summary
 
@@ -197,7 +195,7 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
     prepared, path = fit(settings, seed, folder, device), folder / f"seed-{seed}.run.pt"
     images = splits(settings, seed)[0].images
     try:
-        trace = _kept(path, settings, seed, images, device)
+        trace = usable(path, lambda own: read_trace(str(own), settings, seed, images, device), "trained again")
         if trace is None:
             trace = trained(settings, seed, images, device, memory="checkpoint")
             trace.save(path)
@@ -205,17 +203,6 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
         return {**prepared, "run": None}  # each unit will say so
     own = [torch.frombuffer(bytearray(prepared["digest"], "ascii"), dtype=torch.uint8), trace.theta().cpu()]
     return {**prepared, "run": str(path), "digest": digest(*own)}
-
-
-def _kept(path: Path, settings: Settings, seed: int, images: Tensor, device: str) -> gi.Trace | None:
-    """The run that is stored there; a damaged file is named and set aside, to be replaced."""
-    if not path.exists():
-        return None
-    try:
-        return read_trace(str(path), settings, seed, images, device)
-    except DamagedFileError as error:
-        tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and trained again")
-        return None
 
 
 @lru_cache(maxsize=1)
@@ -322,10 +309,6 @@ def changes(settings: Settings, given: Given, weights: Tensor, start: int) -> li
     return differences(given, retrained(given.trace, weights, start, settings["models_at_once"]))
 
 
-def judged(trace: gi.Trace, judge: Judge, theta: Tensor) -> list[float]:
-    return metric_value(judge, trace.game, theta).tolist()
-
-
 def differences(given: Given, models: Sequence[Tensor | None]) -> list[list[float] | None]:
     """By how much each measure changes, model by model."""
 
@@ -430,18 +413,16 @@ def strategies(settings: Settings) -> list[str]:
 
 def draw_changes(figure: Any, summary: Summary) -> None:
     """Fig. 2(b-e), as changes: a line of panels a strategy, IS at the left and FID at the right."""
-    panels = figure.subplots(len(summary.settings["strategies"]), len(TABLE_OF), squeeze=False)
-    for line, strategy in zip(panels, summary.settings["strategies"], strict=True):
-        for axes, measure in zip(line, TABLE_OF, strict=True):
-            for index, row in enumerate(SELECTIONS):
-                style = {"color": f"C{index}", "markersize": 4, "label": METHODS[row].short}
-                axes.plot(summary.settings["rates"], means(summary, table(measure, strategy), row), "o-", **style)
-            for row, marks in zip(CONTROLS, ("C0s:", "C2s:", "kx:"), strict=True):
-                found = means(summary, controls(measure, strategy), row)
-                axes.plot(summary.settings["rates"], found, marks, markersize=4, label=row)
-            draw_over_rates(axes, summary, f"change of test {measure}")
-            axes.set_title(strategy, fontsize=9)
-    legend_below(figure, panels[0, 0])
+
+    def lines(measure: str, strategy: str) -> list[Line]:
+        own = [
+            Line(table(measure, strategy), row, f"C{index}o-", METHODS[row].short)
+            for index, row in enumerate(SELECTIONS)
+        ]
+        styles = zip(CONTROLS, ("C0s:", "C2s:", "kx:"), strict=True)
+        return own + [Line(controls(measure, strategy), row, style, row) for row, style in styles]
+
+    draw_panels(figure, summary, {f"change of test {measure}": partial(lines, measure) for measure in TABLE_OF})
 
 
 def draw_labels(figure: Any, summary: Summary) -> None:

@@ -18,7 +18,6 @@ from gan_influence import trees
 from gan_influence.baselines import by_chance, by_influence, by_isolation_forest
 from gan_influence.datasets.pixels import as_images
 from gan_influence.metrics.chunks import generated_in_chunks
-from gan_influence.metrics.metric import metric_value
 from reports.experiment import Drawing, Experiment, Preset, Quantity, Settings, Values
 from reports.parts import cats
 from reports.parts.agreement import finite
@@ -26,12 +25,12 @@ from reports.parts.cats import Cats, Streams, files, on_digits, prepare, steps_p
 from reports.parts.cleansing import (
     FULL,
     ONE,
+    Line,
     against,
-    draw_over_rates,
+    draw_panels,
     if_run,
-    legend_below,
+    judged,
     lower,
-    means,
     most_harmful,
     retrained,
     significance,
@@ -128,10 +127,6 @@ def _of_seed(settings_as_text: str, seed: int, prepared_as_text: str, device: st
     given = cats.cats(settings, seed, json.loads(prepared_as_text), device)
     judge = Judge(given, settings["neighbours"])
     return Given(given, judge, judged(given.trace, judge, given.trace.seen()))
-
-
-def judged(trace: gi.Trace, judge: Judge, theta: Tensor) -> list[float]:
-    return metric_value(judge, trace.game, theta).tolist()
 
 
 def rows(settings: Settings) -> list[str]:
@@ -308,18 +303,14 @@ def strategies(settings: Settings) -> list[str]:
 
 def draw_changes(figure: Any, summary: Summary) -> None:
     """Fig. 2(f, g) or 10, as changes: a line of panels a strategy, FID at the left and coverage at the right."""
-    shown = ("FID", "Coverage")
-    panels = figure.subplots(len(summary.settings["strategies"]), len(shown), squeeze=False)
-    for line, strategy in zip(panels, summary.settings["strategies"], strict=True):
-        for axes, measure in zip(line, shown, strict=True):
-            for index, row in enumerate(summary.rows):
-                found = means(summary, table(measure, strategy), row)
-                axes.plot(summary.settings["rates"], found, "o-", color=f"C{index}", markersize=4, label=SHORT[row])
-            found = means(summary, table(measure, strategy), SCALED)
-            axes.plot(summary.settings["rates"], found, "kx:", markersize=4, label=lower(SCALED))
-            draw_over_rates(axes, summary, f"change of test {measure if measure == 'FID' else lower(measure)}")
-            axes.set_title(strategy, fontsize=9)
-    legend_below(figure, panels[0, 0])
+
+    def lines(measure: str, strategy: str) -> list[Line]:
+        name = table(measure, strategy)
+        own = [Line(name, row, f"C{index}o-", SHORT[row]) for index, row in enumerate(summary.rows)]
+        return [*own, Line(name, SCALED, "kx:", lower(SCALED))]
+
+    of_measures = {"change of test FID": "FID", "change of test coverage": "Coverage"}
+    draw_panels(figure, summary, {label: partial(lines, measure) for label, measure in of_measures.items()})
 
 
 def draw_rows(figure: Any, summary: Summary) -> None:

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import gan_influence as gi
 from gan_influence.datasets.files import given_folder
-from gan_influence.history import DamagedFileError, digest
+from gan_influence.history import Folder, digest
 from reports.experiment import Settings
-from reports.shared.store import set_aside
+from reports.shared.store import usable
 from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 
 __all__ = [
@@ -185,13 +184,13 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
     """The seed's features, pretrained players and fine-tuning, each made once and stored."""
     paths = {name: folder / f"seed-{seed}.{name}.pt" for name in ("features", "pretrained", "run")}
     if settings["images"] != "folder":
-        if _usable(paths["features"], gi.models.load_classifier) is None:
+        if usable(paths["features"], gi.models.load_classifier, "the classifier is fitted again") is None:
             gi.models.save_classifier(paths["features"], _classifier(settings, seed))
-        if not paths["pretrained"].exists():
-            _write(paths["pretrained"], _pretrained(settings, seed, device))
+        if usable(paths["pretrained"], _read, "trained again") is None:
+            Folder(folder).write(paths["pretrained"].name, _pretrained(settings, seed, device))
     stored = {name: str(path) for name, path in paths.items()}
     run = _run(settings, seed, stored)
-    trace = _usable(paths["run"], lambda path: run.read(path, device))
+    trace = usable(paths["run"], lambda path: run.read(str(path), device), "trained again")
     if trace is None:
         try:
             trace = run.train(device)
@@ -201,21 +200,8 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
     return {**stored, "digest": digest(trace.theta().cpu())}
 
 
-def _usable(path: Path, read: Any) -> Any:
-    """What is stored there; a damaged file is named and set aside, to be replaced."""
-    if not path.exists():
-        return None
-    try:
-        return read(path)
-    except DamagedFileError as error:
-        tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and is made again")
-        return None
-
-
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}")
-    torch.save(content, temporary)
-    temporary.replace(path)
+def _read(path: Path) -> dict[str, dict[str, Tensor]]:
+    return Folder(path.parent).read(path.name)
 
 
 def cats(settings: Settings, seed: int, prepared: dict[str, Any], device: str) -> Cats:
@@ -256,7 +242,7 @@ def _run(settings: Settings, seed: int, stored: dict[str, Any]) -> Run:
     if settings["images"] == "folder":
         gi.models.load_style_checkpoint(_file(CHECKPOINT), generator, discriminator)
     else:
-        own = torch.load(stored["pretrained"], weights_only=True)
+        own = _read(Path(stored["pretrained"]))
         generator.load_state_dict(own["generator"])
         discriminator.load_state_dict(own["discriminator"])
     generator.mapping.requires_grad_(False)

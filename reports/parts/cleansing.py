@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import gan_influence as gi
+from gan_influence.metrics.metric import Measurable, metric_value
 from reports.experiment import Baseline, Quantity, Settings
 from reports.parts.weightings import trained_with
 from reports.statistics import SEEDS_TO_TELL, Comparison, compared, holm, p_above, p_permutation
@@ -20,13 +21,16 @@ __all__ = [
     "FULL",
     "NO_CHANGE",
     "ONE",
+    "Line",
     "against",
     "as_many_of_each",
     "below",
     "columns",
     "draw_over_rates",
+    "draw_panels",
     "if_run",
     "in_hundredths",
+    "judged",
     "legend_below",
     "listed",
     "lower",
@@ -96,6 +100,12 @@ def _alone(trace: gi.Trace, weights: Float[Tensor, " N"], start: int) -> Tensor 
         return None
 
 
+def judged(trace: gi.Trace, judge: Measurable, theta: Float[Tensor, " d"]) -> list[float]:
+    """The numbers of a metric that is a vector, of the run's game at these parameters."""
+    found: list[float] = metric_value(judge, trace.game, theta).tolist()
+    return found
+
+
 def means(summary: Summary, table: str, row: str) -> list[float | None]:
     return [summary.mean(table, row, column) for column in summary.columns]
 
@@ -109,6 +119,31 @@ def draw_over_rates(axes: Any, summary: Summary, label: str) -> None:
     axes.set_xlabel("removal rate")
     axes.set_ylabel(f"{label}, mean over seeds")
     axes.grid(alpha=0.25)
+
+
+class Line(NamedTuple):
+    """A curve over rates: whose cells, how it is drawn, and what it is called."""
+
+    table: str
+    row: str
+    style: str
+    label: str
+
+
+def draw_panels(figure: Any, summary: Summary, panels: Mapping[str, Callable[[str], Sequence[Line]]]) -> None:
+    """Changes over rates: a line of panels a strategy, a panel a measure.
+
+    ``panels`` has a measure's axis label, and its lines given the strategy.
+    """
+    axes_of = figure.subplots(len(summary.settings["strategies"]), len(panels), squeeze=False)
+    for across, strategy in zip(axes_of, summary.settings["strategies"], strict=True):
+        for axes, (label, lines) in zip(across, panels.items(), strict=True):
+            for line in lines(strategy):
+                found = means(summary, line.table, line.row)
+                axes.plot(summary.settings["rates"], found, line.style, markersize=4, label=line.label)
+            draw_over_rates(axes, summary, label)
+            axes.set_title(strategy, fontsize=9)
+    legend_below(figure, axes_of[0, 0])
 
 
 def legend_below(figure: Any, axes: Any) -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 import gan_influence as gi
-from gan_influence.history import DamagedFileError, digest
+from gan_influence.history import digest
 from reports.experiment import Quantity, Settings
 from reports.parts.agreement import ERROR, relative_error
 from reports.parts.curves import LINE, along, times
-from reports.shared.store import set_aside
+from reports.shared.store import usable
 from reports.summary import Summary
 
 __all__ = [
@@ -126,7 +125,7 @@ def files(settings: Settings, seeds: Sequence[int]) -> list[str]:
 def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[str, Any]:
     """Fit this seed's classifier to the validation images; it is stored, and fitted once."""
     path = folder / f"seed-{seed}.classifier.pt"
-    model = _kept_classifier(path)
+    model = usable(path, gi.models.load_classifier, "the classifier is fitted again")
     if model is None:
         streams = Streams.of(seed)
         _, validation, test = splits(settings, seed)
@@ -140,19 +139,6 @@ def prepare(settings: Settings, seed: int, folder: Path, device: str) -> dict[st
         )
         gi.models.save_classifier(path, model)
     return {"classifier": str(path), "accuracy": model.accuracy, "digest": digest(*model.state_dict().values())}
-
-
-def _kept_classifier(path: Path) -> gi.models.Classifier | None:
-    """The classifier that is stored there; a damaged file is named and set aside, to be replaced."""
-    if not path.exists():
-        return None
-    try:
-        return gi.models.load_classifier(path)
-    except DamagedFileError as error:
-        tqdm.write(
-            f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and the classifier is fitted again"
-        )
-        return None
 
 
 @lru_cache(maxsize=1)

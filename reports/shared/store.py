@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from gan_influence.history import DamagedFileError
 
 __all__ = [
     "ForeignResultError",
@@ -19,10 +23,14 @@ __all__ = [
     "read_json",
     "read_sealed",
     "set_aside",
+    "usable",
     "write_json",
     "write_sealed",
     "write_text",
 ]
+
+
+Stored = TypeVar("Stored")
 
 
 class ForeignResultError(ValueError):
@@ -108,6 +116,20 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
+
+
+def usable(path: Path, read: Callable[[Path], Stored], instead: str) -> Stored | None:
+    """What ``read`` finds in the file; ``None`` where there is none.
+
+    A damaged file is named and set aside, to be made anew: ``instead`` says how, after "and".
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except DamagedFileError as error:
+        tqdm.write(f"{path} cannot be used: {error}. It was set aside as {set_aside(path)}, and {instead}")
+        return None
 
 
 def ensure_writable(folder: Path) -> None:

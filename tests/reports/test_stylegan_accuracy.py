@@ -90,7 +90,7 @@ def test_parts_are_disjoint_and_of_their_kinds():
 
 
 def test_what_is_fine_tuned_is_the_pretrained_game_through_adapters(prepared, given):
-    pretrained = torch.load(prepared["pretrained"], weights_only=True)
+    pretrained = cats._read(Path(prepared["pretrained"]))
     generator = given.trace.game.players["generator"].module
     frozen = dict(generator.named_parameters())
     assert not any(value.requires_grad for name, value in frozen.items() if name.startswith("mapping"))
@@ -120,6 +120,17 @@ def test_everything_is_made_once_and_what_is_damaged_again(prepared, tmp_path, m
     run.write_bytes(run.read_bytes()[:-9])
     assert ACCURACY.prepare(TINY, 0, tmp_path, "cpu")["digest"] == prepared["digest"]
     assert len(list(tmp_path.glob("seed-0.run.pt.set-aside*"))) == 1
+
+
+def test_pretrained_players_that_are_damaged_are_trained_again(prepared, tmp_path):
+    folder = Path(prepared["run"]).parent
+    for name in ("features", "pretrained", "run"):
+        (tmp_path / f"seed-0.{name}.pt").write_bytes((folder / f"seed-0.{name}.pt").read_bytes())
+    damaged = tmp_path / "seed-0.pretrained.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert ACCURACY.prepare(TINY, 0, tmp_path, "cpu")["digest"] == prepared["digest"]
+    assert damaged.read_bytes() == (folder / "seed-0.pretrained.pt").read_bytes()
+    assert len(list(tmp_path.glob("seed-0.pretrained.pt.set-aside*"))) == 1
 
 
 # --- files of one's own
