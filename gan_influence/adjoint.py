@@ -117,13 +117,13 @@ def row_terms(
     """``sum_p <c_p, grad_p rows_p,i> / denominator`` of the batch's rows i, for each cotangent ``c``.
 
     This is :meth:`FieldGraph.row_terms` of a batch of ``denominator`` rows, a part of it at a time and without what no
-    row's weight multiplies: the rest and the regulariser. The field is linear in the weights, so that ones do.
+    row's weight multiplies: the rest, and L2 that stays. The field is linear in the weights, so that ones do.
     """
     leaves = game.leaves(theta)
     held = game.held() if held is None else held
 
     def costs_of(parts: tuple[Tensor, ...], held: Held) -> dict[str, Tensor]:
-        return dict(game.costs(Players(game, parts, held), batch).rows)
+        return dict(game.trained(Players(game, parts, held), batch).rows)
 
     with torch.enable_grad():
         called = game.stacked(costs_of, (0, 0)) if leaves[0].ndim > 1 else costs_of

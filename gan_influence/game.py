@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from gan_influence import losses, trees
 from gan_influence.batch import Inputs
-from gan_influence.checks import is_real
+from gan_influence.checks import check, is_real
 from gan_influence.costs import Cost, Costs, weighted
 from gan_influence.gans import short_form
 from gan_influence.players import Player, Players, common_dtype
@@ -37,7 +37,12 @@ class Game:
 
         L_p(theta; w) = (1/|B|) sum_i w_i rows_p,i(theta) + rest_p(theta) + lambda_p |theta_p|^2 / 2
 
-    where ``cost(players, batch)`` gives ``gi.Costs(rows={p: (B,)}, rest={p: scalar})``, as a function of all players::
+    or, with ``l2_by_row``, of a player that has rows::
+
+        L_p(theta; w) = (1/|B|) sum_i w_i (rows_p,i(theta) + lambda_p |theta_p|^2 / 2) + rest_p(theta)
+
+    which is the same where all weights are 1. ``cost(players, batch)`` gives ``gi.Costs(rows={p: (B,)}, rest={p:
+    scalar})``, as a function of all players::
 
         def cost(players, batch):
             real, fake = players.discriminator(batch.rows), players.discriminator(players.generator(batch.latents))
@@ -66,6 +71,9 @@ class Game:
         l2: ``(lambda_1, lambda_2)``, all at least 0; in a one-player game one rate; or ``{player: rate}``.
         l2_of: the parameters that l2 regularises: ``"all"`` of them, or ``"kernels"``, those of two dimensions or
             more, which leaves out biases and gains (as the ICLR authors' code does).
+        l2_by_row: does each row of a batch bear its share of its player's L2, ``1 / |B|`` of it, which leaves with the
+            row? So it is in the code of SGD-influence. By default L2 stays whole, as that of a player without rows
+            always does.
         penalties: of a GAN: ``[gi.penalties.R1(10.0)]``, see :mod:`gan_influence.penalties`.
         players: instead of the two modules: all players' by name, one or more. One without parameters pays nothing, and
             holds what a cost remembers in its buffers.
@@ -95,6 +103,7 @@ class Game:
         l2: Mapping[str, float] | tuple[float, ...] | float | None = None,
         l2_of: str = "all",
         *,
+        l2_by_row: bool = False,
         penalties: Sequence[Any] = (),
         players: Mapping[str, nn.Module] | None = None,
         cost: Cost | None = None,
@@ -123,7 +132,8 @@ class Game:
         self.l2 = _check_l2(l2, tuple(self.players))
         if l2_of not in _REGULARISED:
             raise ValueError(f"l2_of must be one of {', '.join(_REGULARISED)}, got {l2_of!r}")
-        self.l2_of = l2_of
+        check(isinstance(l2_by_row, bool), "l2_by_row", "True or False", l2_by_row)
+        self.l2_of, self.l2_by_row = l2_of, l2_by_row
         self.stacks: bool | None = None
         self.measured_apart: list[Any] = []
         if not rows_interact and hasattr(cost, "sees_rows"):
@@ -195,6 +205,14 @@ class Game:
         """What the game's cost function says."""
         return self.cost(players, batch.in_step)
 
+    def trained(self, players: Players, batch: Inputs) -> Costs:
+        """The costs that rows' weights multiply in training: :meth:`costs`, and each row's L2 where rows bear it."""
+        costs = self.costs(players, batch)
+        if not self.l2_by_row:
+            return costs
+        rows = {name: self._regularised(name, of_rows, players) for name, of_rows in costs.rows.items()}
+        return costs._replace(rows=rows)
+
     def losses(
         self,
         parts: Float[Tensor, " d"] | Sequence[Float[Tensor, " d_player"]],
@@ -204,9 +222,10 @@ class Game:
     ) -> tuple[dict[str, Float[Tensor, ""]], Held]:
         """``L_p`` of each player that moves and pays, and the buffers that the calls have changed."""
         players = Players(self, parts, held, moving)
-        paid = weighted(self.costs(players, batch), batch.weights)
+        costs = self.trained(players, batch)
+        paid, borne = weighted(costs, batch.weights), costs.rows if self.l2_by_row else ()
         pays = [name for name in self.players if name in players.moving and name in paid]
-        own = {name: self._regularised(name, paid[name], players) for name in pays}
+        own = {name: paid[name] if name in borne else self._regularised(name, paid[name], players) for name in pays}
         return own, players.held
 
     def field(
@@ -256,7 +275,7 @@ class Game:
         """
         return partial(_of_models, function, axes, self.stacks is not False)
 
-    def _regularised(self, name: str, cost: Float[Tensor, ""], players: Players) -> Float[Tensor, ""]:
+    def _regularised(self, name: str, cost: Float[Tensor, "*rows"], players: Players) -> Float[Tensor, "*rows"]:
         rate = self.l2[name]
         if not rate:
             return cost

@@ -20,7 +20,6 @@ from reports.parts.supervised import (
     ValidationLoss,
     binary_problem,
     cross_validated_l2,
-    regularised,
     schedule_of,
     without_hessian,
 )
@@ -112,7 +111,8 @@ class Run:
         else:
             module = gi.models.dense_network(inputs, seed=seed)
             l2, optimizer, rates = settings["dnn_l2"], gi.SGD(lr=lr), [lr] * steps
-        game, schedule = regularised(module, l2, l2_removed_with_row), schedule_of(settings["rows"], batch, epochs)
+        game = gi.Game(None, module, loss="binary_cross_entropy", l2=l2, l2_by_row=l2_removed_with_row)
+        schedule = schedule_of(settings["rows"], batch, epochs)
         trace = gi.train(game, tuple(problem.train), schedule, steps, optimizer, device=device)
         return cls(problem, l2, rates, trace, ValidationLoss(problem.validation))
 

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import gan_influence as gi
-from gan_influence.batch import Inputs
 from gan_influence.solvers.protocol import Operator, Solution, Solver
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "ValidationLoss",
     "binary_problem",
     "cross_validated_l2",
-    "regularised",
     "schedule_of",
     "without_hessian",
 ]
@@ -99,26 +97,6 @@ def cross_validated_l2(train: gi.datasets.Table, seed: int) -> float:
     return float(1 / (np.ravel(fitted.C_)[0] * len(train.targets)))
 
 
-def regularised(model: nn.Module, l2: float, removed_with_row: bool) -> gi.Game:
-    """Binary cross-entropy plus ``l2 |theta|^2 / 2``, over all parameters.
-
-    Args:
-        model: gives one logit a row.
-        l2: the rate.
-        removed_with_row: does each row bear its share of L2, ``1 / |B|`` of it, which goes when the row is removed? So
-            it is in the authors' code. Runs with all rows are the same.
-    """
-    if not removed_with_row:
-        return gi.Game(None, model, loss="binary_cross_entropy", l2=l2)
-
-    def cost(players: gi.Players, batch: Inputs) -> gi.Costs:
-        inputs, targets = batch.rows
-        penalty = 0.5 * l2 * players.parameters["model"].square().sum()
-        return gi.Costs(rows={"model": _cross_entropy(players.model(inputs), targets) + penalty})
-
-    return gi.Game(players={"model": model}, cost=cost)
-
-
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Float[Tensor, " rows"]:
     logits = logits.flatten()
     return nn.functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
@@ -160,7 +138,7 @@ def without_hessian(trace: gi.Trace, metric: Any, rates: Sequence[float]) -> Flo
     for t, rate in enumerate(rates):
         batch = trace.inputs(t)
         theta, weights = trace.theta(t).clone().requires_grad_(), torch.ones_like(batch.weights).requires_grad_()
-        cost = weights @ game.cost(gi.Players(game, theta), batch).rows["model"]
+        cost = weights @ game.trained(gi.Players(game, theta), batch).rows["model"]
         (gradient,) = torch.autograd.grad(cost, theta, create_graph=True)
         (slopes,) = torch.autograd.grad(gradient @ u, weights)
         scores[trace.batch(t).indices] += rate / len(slopes) * slopes

@@ -142,6 +142,11 @@ GAMES = {
         )
         for of in ("biases", "", None, ("kernels",))
     },
+    "l2-by-row-a-number": (
+        lambda: gi.Game(*gi.models.lqgan(), l2_by_row=0.1),
+        ValueError,
+        r"l2_by_row must be True or False, got 0.1",
+    ),
     "function-for-module": (
         lambda: gi.Game(lambda z: z, gi.models.lqgan()[1]),
         TypeError,

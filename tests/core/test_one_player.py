@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import gan_influence as gi
+from gan_influence.counterfactual import counterfactuals
 from gan_influence.metrics import AverageLoss
 
 
@@ -32,12 +33,13 @@ class Task:
     test: tuple[Tensor, Tensor]
     schedule: Callable[[int], gi.Batch]
     l2: float = 0.2
+    l2_by_row: bool = False
 
     def but(self, **changes) -> "Task":
         return replace(self, **changes)
 
     def train(self, steps, optimizer=None, **options) -> gi.Trace:
-        game = gi.Game(None, self.model, loss=self.loss, l2=self.l2)
+        game = gi.Game(None, self.model, loss=self.loss, l2=self.l2, l2_by_row=self.l2_by_row)
         optimizer = optimizer or gi.SGD(0.3)
         return gi.train(game, (self.inputs, self.targets), self.schedule, steps, optimizer, **options)
 
@@ -57,12 +59,16 @@ class Task:
     def objective(self, psi, weights, t) -> Tensor:
         rows = self.batch(t)
         costs = self.cost(self.outputs(psi, self.inputs[rows]), self.targets[rows])
-        return (weights[rows] * costs).sum() / len(rows) + self.l2 / 2 * psi @ psi
+        penalty = self.l2 / 2 * psi @ psi
+        if self.l2_by_row:
+            return (weights[rows] * (costs + penalty)).sum() / len(rows)
+        return (weights[rows] * costs).sum() / len(rows) + penalty
 
     def row_gradient(self, psi, j) -> Tensor:
         at = psi.detach().clone().requires_grad_()
         cost = self.cost(self.outputs(at, self.inputs[j : j + 1]), self.targets[j : j + 1]).sum()
-        return torch.autograd.grad(cost, at)[0]
+        share = self.l2 / 2 * at @ at if self.l2_by_row else 0
+        return torch.autograd.grad(cost + share, at)[0]
 
     def test_gradient(self, psi) -> Tensor:
         at = psi.detach().clone().requires_grad_()
@@ -351,6 +357,59 @@ def test_counterfactuals_equal_hand_written_retraining(kind):
         by_hand = of.test_loss(gradient_descent(of, weights, 7)[-1]) - of.metric()(trace)
         torch.testing.assert_close(influence, by_hand.detach(), rtol=0, atol=1e-13)
     assert truth[:3].ne(0).all()
+
+
+def test_a_rows_share_of_l2_leaves_with_it_in_every_score_and_in_retraining():
+    of, removals = task("cross-entropy", l2_by_row=True), [[3], [11, 7], list(range(9))]
+    trace, weights = of.train(7), torch.ones(N, dtype=torch.float64, requires_grad=True)
+    run = gradient_descent(of, weights, 7)
+    assert relative_error(trace.theta(), of.but(l2_by_row=False).train(7).theta()) < 1e-13
+    expected = -torch.autograd.grad(of.test_loss(run[-1]), weights)[0]
+    assert relative_error(gi.itd(trace, of.metric()), expected) < 1e-12
+    truth = gi.counterfactual(trace, of.metric(), removals)
+    for influence, removed in zip(truth, removals, strict=True):
+        kept = torch.ones(N, dtype=torch.float64).index_fill(0, torch.tensor(removed), 0.0)
+        end = gradient_descent(of, kept, 7)[-1].detach()
+        assert relative_error(gi.retrain(trace, removed).theta(), end) < 1e-13
+        torch.testing.assert_close(influence, of.test_loss(end) - of.metric()(trace), rtol=0, atol=1e-13)
+    metric = of.metric()
+    for scored in (lambda run: gi.itd(run, metric), lambda run: gi.counterfactual(run, metric, removals)):
+        assert relative_error(scored(trace), scored(of.but(l2_by_row=False).train(7))) > 0.01
+
+
+@pytest.mark.parametrize("schedule", [gi.FullBatch(), gi.Minibatches(N, 5, seed=3)], ids=["full", "minibatches"])
+def test_a_rows_share_of_l2_is_in_its_term_of_aid_and_in_the_curvature(schedule):
+    of = task("binary-cross-entropy", schedule=schedule, l2_by_row=True)
+    trace = of.train(6)
+    scores = gi.aid(trace, of.metric(), solver="gmres")
+    assert relative_error(scores, influence_function(of, trace.theta())) < 1e-9
+    without = gi.retrain(trace, [2])  # as N rows' mean: the Hessian has N - 1 shares of L2
+    kept = torch.ones(N, dtype=torch.float64).index_fill(0, torch.tensor([2]), 0.0)
+    whole, psi = of.but(schedule=gi.FullBatch()), without.theta()
+    hessian = torch.autograd.functional.hessian(lambda at: whole.objective(at, kept, 0), psi)
+    expected = kept / N * (torch.linalg.solve(hessian, of.test_gradient(psi)) @ row_gradients(of, psi))
+    assert relative_error(gi.aid(without, of.metric(), solver="gmres"), expected) < 1e-9
+
+
+def test_the_l2_of_a_player_without_rows_stays_and_that_of_kernels_is_shared_too():
+    latents, rows = normal(330, N, 2), normal(331, N, 2)
+    torch.manual_seed(0)
+    generator, discriminator = nn.Linear(2, 2).double(), nn.Linear(2, 1).double()
+    game = gi.Game(generator, discriminator, loss="hinge", l2=(0.3, 0.2), l2_of="kernels", l2_by_row=True)
+    trace = gi.train(game, rows, gi.FullBatch(latents), 0, gi.SGD(0.1))
+    weights = torch.linspace(0.2, 1.7, N, dtype=torch.float64)
+    parts, inputs = game.split(trace.theta()), trace.inputs(0)._replace(weights=weights)
+    costs = trace.game.costs(gi.Players(trace.game, trace.theta()), inputs)
+    paid, _ = trace.game.losses(parts, inputs)
+    of_rows = costs.rows["discriminator"] + 0.1 * discriminator.weight.square().sum()
+    torch.testing.assert_close(paid["discriminator"], weights @ of_rows / N + costs.rest["discriminator"])
+    torch.testing.assert_close(paid["generator"], costs.rest["generator"] + 0.15 * generator.weight.square().sum())
+
+
+def test_runs_of_which_one_shares_l2_among_rows_are_retrained_apart():
+    traces = [task("cross-entropy", l2_by_row=by_row).train(3) for by_row in (False, True)]
+    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2_by_row"):
+        counterfactuals(traces, [task("cross-entropy").metric()] * 2, [[[1]]] * 2)
 
 
 def test_other_targets_are_another_run(tmp_path):
