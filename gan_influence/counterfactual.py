@@ -36,6 +36,8 @@ _SHARE_OF_MEMORY = 0.5
 _OVERHEAD = 8  # what a step costs besides its models, in models
 _MORE_PARTS = 8
 _LARGE = 2**24  # bytes that a step keeps, above which models share neither a processor's cache nor any overhead
+_IN_CACHE = 2**25  # bytes of models that are trained together on a CPU
+_COPIES = 4  # of a model's state that a step makes: before and after it, the gradient, what the optimiser computes
 
 
 def counterfactual(
@@ -59,7 +61,8 @@ def counterfactual(
         removals: the sets of rows to leave out, one set a retraining.
         last: retrain only that many final steps; by default all.
         at: stopping times: measure every run after each of these steps, off one retraining.
-        chunk: how many models to train at once; by default as many as half of the free memory holds. Halved, with a
+        chunk: how many models to train at once, besides the factual one; by default as many as half of the free memory
+            holds, and on a CPU as many whose states and gradients are 32 MiB, which its cache holds. Halved, with a
             warning, where they do not fit after all.
         progress: show a progress bar.
 
@@ -194,7 +197,7 @@ def _differences(
     bytes_kept = _kept_by_a_step(traces[0])
     large = chunk is None and traces[0].weights.device.type == "cpu" and bytes_kept > _LARGE
     alone = len(traces) == 1 and (large or not stacks(traces[0]))
-    size = chunk if chunk is not None else max(_models_that_fit(traces[0], bytes_kept) // len(traces), 1)
+    size = chunk if chunk is not None else max(_models_at_once(traces[0], bytes_kept) // len(traces), 1)
     factual = {stop: _measured(traces[0], metrics[0], traces[0].state(stop)) for stop in stops} if alone else {}
     found: dict[int, Tensor] = {}  # by model, (runs, metrics, stops)
 
@@ -427,12 +430,14 @@ def _kept_by_a_step(trace: Trace) -> int:
     return kept
 
 
-def _models_that_fit(trace: Trace, kept: int) -> int:
-    """How many models' steps fit into a share of the free memory, each keeping that many bytes."""
+def _models_at_once(trace: Trace, kept: int) -> int:
+    """How many models' steps, each keeping that many bytes, fit into a share of the free memory, and a CPU's cache."""
     state = trace.state(trace.first).moving
-    model = 2 * kept + (state.numel() * 4 + trace.size) * state.element_size()
+    copies = _COPIES * state.numel() * state.element_size()
+    model = 2 * kept + copies + trace.size * state.element_size()
     if trace.weights.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(trace.weights.device)
+        fit = int(_SHARE_OF_MEMORY * free / model)
     else:
-        free = psutil.virtual_memory().available
-    return max(int(_SHARE_OF_MEMORY * free / model) - 1, 1)  # the factual model rides along
+        fit = min(int(_SHARE_OF_MEMORY * psutil.virtual_memory().available / model), _IN_CACHE // max(copies, 1))
+    return max(fit - 1, 1)  # the factual model rides along

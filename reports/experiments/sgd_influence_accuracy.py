@@ -40,7 +40,6 @@ MODELS = {"logreg": "LogReg", "dnn": "DNN"}
 DATA = {"adult": "Adult", "20news": "20News", "mnist": "MNIST", "digits": "digits"}
 PICTURED_SEED = 0
 LITTLE = 5e-3  # of tau: what a finding does not call a gain
-PARAMETERS_AT_ONCE = 400_000  # of retrained models together: what a processor's cache holds
 
 PUBLISHED: Settings = {
     "data": ["adult", "20news", "mnist"],
@@ -120,8 +119,7 @@ class Run:
 def run_unit(settings: Settings, seed: int, unit: str, device: str) -> dict[str, Any]:
     run = Run.of(settings, seed, unit, device, settings["l2_removed_with_row"])
     removals = [[row] for row in range(settings["rows"])]
-    together = max(1, PARAMETERS_AT_ONCE // run.trace.game.size)
-    truth = gi.counterfactual(run.trace, run.metric, removals, chunk=together)
+    truth = gi.counterfactual(run.trace, run.metric, removals)
     scores: dict[str, list[float] | None] = {
         OURS: gi.itd(run.trace, run.metric).tolist(),
         FIRST_ORDER: without_hessian(run.trace, run.metric, run.rates).tolist(),

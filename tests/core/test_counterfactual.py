@@ -57,6 +57,28 @@ def test_removals_that_do_not_fit_in_memory_together_are_chunked(monkeypatch):
     torch.testing.assert_close(gi.counterfactual(trace, problem.metric(), REMOVALS), whole, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize(("models", "most"), [(2.5, 1), (4, 3), (5, 4), (100, 99)])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_on_a_cpu_as_many_models_are_trained_together_as_its_cache_holds(monkeypatch, models, most, runs):
+    module, problem = sys.modules["gan_influence.counterfactual"], mlp()
+    trace, metric, parted, sizes = problem.train(3), problem.metric(), [], []
+    parts, retrain, state = module._parts, module._retrain_together, trace.state(0).moving
+    whole = gi.counterfactual(trace, metric, REMOVALS)
+
+    def recorded(runs, metrics, together, *rest):
+        sizes.append(len(together))
+        return retrain(runs, metrics, together, *rest)
+
+    monkeypatch.setattr(module, "_retrain_together", recorded)
+    monkeypatch.setattr(module, "_parts", lambda *of: parted.append(of[-1]) or parts(*of))
+    monkeypatch.setattr(module, "_IN_CACHE", int(models * 4 * state.numel() * state.element_size()))
+    chunked = counterfactuals([trace] * runs, [metric] * runs, [REMOVALS] * runs)
+    assert parted == [max(most // runs, 1)]
+    assert max(sizes) <= parted[0]
+    assert sum(sizes) == 5
+    torch.testing.assert_close(chunked, whole.expand(runs, -1), rtol=0, atol=1e-13)
+
+
 def test_no_removals_give_no_influence():
     problem = lqgan()
     trace = problem.train(3)
