@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from gan_influence.finite import ConvergenceError, check_scores
 from gan_influence.gauss_newton import curved
 from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics, check_metric
+from gan_influence.restriction import AnyField, RestrictedField, places
 from gan_influence.solvers.names import DEFAULT_TERMS, chosen
 from gan_influence.solvers.newton import newton_steps
 from gan_influence.solvers.protocol import Solver, check_solution
@@ -39,6 +41,7 @@ def aid(
     newton: int = 0,
     tolerance: float | None = None,
     curvature: str = "hessian",
+    parameters: str | Sequence[str] | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "*metrics *stops *terms N"]:
     r"""Score all N rows from the final parameters alone (TNNLS eq. 14, 16b, 18, Alg. 2; stochastic: VI-A2).
@@ -108,6 +111,9 @@ def aid(
         curvature: ``"hessian"``: J itself, which for one player is the Hessian of its cost; or ``"gauss_newton"``, for
             a model and a loss that is convex in its outputs f: ``(1/|B|) sum_i w_i Df_i^T l''_i Df_i + l2 I``, which is
             never indefinite, where the Hessian is so short of a minimum. Products with it take a pass forward more.
+        parameters: through which alone a row has influence, the rest being held: a pattern of their names with their
+            player's, or several, such as ``"model.4.*"`` or ``["*.weight"]``; by default all. J is then its block of
+            these parameters, the gradients are theirs, and Newton's steps move no others.
         progress: show a progress bar.
 
     Returns:
@@ -124,9 +130,10 @@ def aid(
             the trace, a schedule that does not go on past the end of the run, a learning rate of 0 at the last step, a
             second derivative of the game that is NaN or infinite, ``newton`` < 0; a ``tolerance`` that is not above 0,
             or that rounding alone exceeds, given for GMRES, with several ``terms``, or where steps do not all see the
-            same batch; ``terms``, ``scale`` or ``tolerance`` besides a solver that is an object.
+            same batch; ``terms``, ``scale`` or ``tolerance`` besides a solver that is an object; a pattern of
+            ``parameters`` that matches none, or some of which neither the metric nor a row's cost depends.
         TypeError: the metric is not differentiable, not a scalar, or depends on no player; a solver
-            returns something else than a :class:`gan_influence.solvers.Solution`.
+            returns something else than a :class:`gan_influence.solvers.Solution`; a pattern is no string.
         ConvergenceError: a solver has not converged: the series overflowed, or missed ``tolerance`` within ``terms``;
             GMRES or another missed its own within so many products; CG met a matrix that is not symmetric and positive
             definite; LiSSA or momentum diverged; a step of Newton's did not make ``|v|`` smaller.
@@ -142,17 +149,25 @@ def aid(
     for one in metrics:
         check_metric(one, trace.game, seen[-1], trace.held(stops[-1]))
     continuation = Continuation(trace)
+    moving = slice(None) if parameters is None else places(trace.game, parameters).to(theta.device)
+
+    def restricted(field: ShiftedField) -> AnyField:
+        return field if isinstance(moving, slice) else RestrictedField(field, moving)
 
     with repeatable(theta.device):
         if newton:
-            theta = seen = _moved(continuation, theta, newton, max(most, _PRODUCTS), stops)
-        gradients, game = gradients_of(metrics, trace, stops, seen), curved(trace, curvature, theta)
+            moved = partial(_moved, continuation, restricted, moving, newton, max(most, _PRODUCTS))
+            theta = seen = torch.stack([moved(one, stop) for one, stop in zip(theta, stops, strict=True)])
+        gradients, game = gradients_of(metrics, trace, stops, seen)[..., moving], curved(trace, curvature, theta)
+        if parameters is not None and not gradients.any():
+            raise ValueError(f"no metric depends on parameters={parameters!r}, so that all scores would be 0")
         if len(gradients) == 1:
-            operator = ShiftedField(continuation, theta, stops, damping, game)
+            operator = restricted(ShiftedField(continuation, theta, stops, damping, game))
             rows = _weight_slopes(settings, operator, gradients[0], progress).unsqueeze(0)
         else:
             operators = [
-                ShiftedField(continuation, one, [stop], damping, game) for one, stop in zip(theta, stops, strict=True)
+                restricted(ShiftedField(continuation, one, [stop], damping, game))
+                for one, stop in zip(theta, stops, strict=True)
             ]
             of_stops = zip(operators, gradients.unbind(1), strict=True)
             rows = torch.stack([_solved(settings, one, b, progress).movedim(-2, 0) for one, b in of_stops], dim=1)
@@ -165,18 +180,16 @@ def aid(
 
 
 def _weight_slopes(
-    solver: Solver, operator: ShiftedField, gradient: Float[Tensor, "stops d"], progress: bool
+    solver: Solver, operator: AnyField, gradient: Float[Tensor, "stops d"], progress: bool
 ) -> Float[Tensor, "stops *terms N"]:
     """``dE / dw_i`` at each stop: all of them at once, if the solver lets each row have a matrix of its own."""
-    ends = operator.apart(), gradient.split(1)
+    ends: tuple[Iterator[AnyField], Sequence[Tensor]] = operator.apart(), gradient.split(1)
     if getattr(solver, "rowwise", False):
         ends = iter([operator]), (gradient,)
     return torch.cat([_solved(solver, one, b, progress).movedim(-2, 0) for one, b in zip(*ends, strict=True)])
 
 
-def _solved(
-    solver: Solver, operator: ShiftedField, b: Float[Tensor, "k d"], progress: bool
-) -> Float[Tensor, "*terms k N"]:
+def _solved(solver: Solver, operator: AnyField, b: Float[Tensor, "k d"], progress: bool) -> Float[Tensor, "*terms k N"]:
     """``dE / dw_i``, for ``A^T x = b = grad E``."""
     found = solver.solve(operator, b, progress=progress)
     check_solution(found, solver, operator, b)
@@ -191,11 +204,22 @@ def _solved(
 
 
 def _moved(
-    continuation: Continuation, theta: Float[Tensor, "stops d"], newton: int, products: int, stops: list[int]
-) -> Float[Tensor, "stops d"]:
-    """Each stop's parameters after so many of Newton's steps."""
+    continuation: Continuation,
+    restricted: Callable[[ShiftedField], AnyField],
+    moving: slice | Tensor,
+    newton: int,
+    products: int,
+    theta: Float[Tensor, " d"],
+    stop: int,
+) -> Float[Tensor, " d"]:
+    """A stop's parameters after so many of Newton's steps, of those that move."""
 
-    def moved(one: Float[Tensor, " d"], stop: int) -> Float[Tensor, " d"]:
-        return newton_steps(lambda theta: ShiftedField(continuation, theta, [stop], 0.0), one, newton, products, stop)
+    def moved_to(part: Float[Tensor, " m"]) -> Float[Tensor, " d"]:
+        whole = theta.clone()
+        whole[moving] = part
+        return whole
 
-    return torch.stack([moved(one, stop) for one, stop in zip(theta, stops, strict=True)])
+    def field_at(part: Float[Tensor, " m"]) -> AnyField:
+        return restricted(ShiftedField(continuation, moved_to(part), [stop], 0.0))
+
+    return moved_to(newton_steps(field_at, theta[moving], newton, products, stop))
