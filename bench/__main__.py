@@ -122,8 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure ratios of times, interleaved in one run, and memory, and write bench.json.",
-        epilog="See also python -m bench.adjoint_variants: the ways of computing an adjoint step, compared; and "
-        "python -m bench.solvers: products and time of the solvers of AID.",
+        epilog="See also python -m bench.adjoint_variants: the ways of computing an adjoint step, compared; "
+        "python -m bench.solvers: products and time of the solvers of AID; and python -m bench.peers: the influence "
+        "functions of other libraries.",
     )
     parser.add_argument("--preset", choices=tuple(PAIRS), default="standard", help="smoke: one pair; standard: five")
     parser.add_argument("--only", choices=GAMES, nargs="+", default=list(GAMES), help="these games; by default all")
