@@ -27,7 +27,7 @@ from gan_influence.game import Game
 from gan_influence.gans import GAN, Supervised
 from gan_influence.graphs import is_transformed, nodes
 from gan_influence.identity import globals_of
-from gan_influence.losses import LOSSES, check_targets
+from gan_influence.losses import LOSSES, check_classes, check_targets
 from gan_influence.players import Player, Players
 from gan_influence.randomness import draws
 from gan_influence.state import Held, State
@@ -276,6 +276,9 @@ def _check_calls(trace: Trace, inputs: Inputs) -> None:
         batch = inputs._replace(turn=turn)
         before = trees.mapped(torch.clone, batch.in_step)
         try:
+            if isinstance(game.cost, Supervised):
+                given = trees.mapped(torch.clone, inputs.rows[0])
+                check_classes(game.loss, Players(game, trace.theta()).outputs(given), trace.data[1])
             costs = game.costs(_Watched(trace), batch)
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"the cost of this batch cannot be computed: {error}") from error

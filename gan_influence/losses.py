@@ -206,6 +206,31 @@ def check_targets(loss: object, targets: Tensor) -> None:
         _check_labels(targets)
 
 
+def check_classes(loss: object, outputs: Tensor, targets: Tensor) -> None:
+    """Has each class of the rows an output of the model, and are there several?
+
+    Args:
+        loss: as :func:`resolve_one_player` gave it.
+        outputs: of the model, for some of the rows.
+        targets: of all rows.
+
+    Raises:
+        ValueError: a class index is not below the number of outputs; all rows are of the same class.
+    """
+    if loss not in (_cross_entropy, _binary_cross_entropy):
+        return
+    if loss is _cross_entropy and targets.ndim == 1 and outputs.ndim > 1:
+        n = outputs.shape[1]
+        fix = "give the model an output for each class, or number the classes from 0"
+        _refuse(targets >= n, targets, f"class indices of cross_entropy must be below {n}, the model's outputs", fix)
+    one = targets[0]
+    if len(targets) > 1 and targets.ndim == 1 and bool((targets == one).all()) and float(one).is_integer():
+        raise ValueError(
+            f"all {len(targets)} targets are {one.item():g}, a single class, which leaves a model nothing to tell "
+            "apart: look at how the labels were read"
+        )
+
+
 def _check_numbers(targets: Tensor) -> None:
     if targets.dtype == torch.bool or targets.is_complex():
         raise TypeError(f"targets of squared_error must be real numbers, got {targets.dtype}: convert them to floats")

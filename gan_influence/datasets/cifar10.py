@@ -20,6 +20,7 @@ __all__ = ["CIFAR10_NAMES", "cifar10"]
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SPLITS = ("train", "test")
 _SHAPE = (32, 32, 3)
+_SOURCE = "make it of CIFAR-10's Python version, which can be had from cs.toronto.edu/~kriz/cifar.html"
 
 
 def cifar10(
@@ -58,9 +59,9 @@ def _path(split: str, folder: Path | None) -> Path:
     if folder is None:
         raise FileNotFoundError(
             f"cifar10/{split}.npz is looked for below folder=, or the folder that the environment variable "
-            f"{VARIABLE} names: name one"
+            f"{VARIABLE} names: name one; {_SOURCE}"
         )
-    return existing(folder, Path("cifar10", f"{split}.npz"), "images", "there is no download")
+    return existing(folder, Path("cifar10", f"{split}.npz"), "images", _SOURCE)
 
 
 def _read(path: Path) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[Tensor, " n"]]:

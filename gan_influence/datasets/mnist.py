@@ -29,6 +29,7 @@ _SHA256 = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+_CLOTHES = "the four files can be had from github.com/zalandoresearch/fashion-mnist"
 _DIGITS = "gan_influence.datasets.digits has smaller images, with nothing to download"
 
 
@@ -86,9 +87,9 @@ def fashion_mnist(
     if given is None:
         raise FileNotFoundError(
             f"fashion-mnist/{names[0]} is looked for below folder=, or the folder that the environment variable "
-            f"{VARIABLE} names: name one"
+            f"{VARIABLE} names: name one; {_CLOTHES}"
         )
-    return _read(*_below(given, "fashion-mnist", names, "there is no download"), dtype)
+    return _read(*_below(given, "fashion-mnist", names, _CLOTHES), dtype)
 
 
 def _names(split: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from gan_influence.devices import is_out_of_memory
+from gan_influence.graphs import is_transformed
 from gan_influence.losses import check_targets
 from gan_influence.metrics.inputs import check_rows
 from gan_influence.metrics.metric import MeasuredOnTraces
@@ -55,8 +57,8 @@ class AverageLoss(MeasuredOnTraces):
 
         Raises:
             TypeError: the game has two players, or its model or loss takes another data type.
-            ValueError: the loss takes no such targets (:func:`gan_influence.losses.check_targets`), or it does not give
-                one cost a pair.
+            ValueError: the loss takes no such targets (:func:`gan_influence.losses.check_targets`), it does not give
+                one cost a pair, or the model takes no such inputs.
         """
         if "model" not in players.parameters:
             raise TypeError("AverageLoss measures one-player games, but this game has two players: use another metric")
@@ -67,7 +69,16 @@ class AverageLoss(MeasuredOnTraces):
                 "convert one of them"
             )
         check_targets(game.loss, self.targets)
-        costs = game.costs(players, batch_of(game, (self.inputs, self.targets))).rows["model"]
+        try:
+            costs = game.costs(players, batch_of(game, (self.inputs, self.targets))).rows["model"]
+        except (IndexError, RuntimeError) as error:
+            if is_out_of_memory(error) or (is_transformed(players.parameters["model"]) and type(error) is RuntimeError):
+                raise  # of what torch cannot batch the caller takes one model after another
+            raise ValueError(
+                f"the loss of the test points, inputs {tuple(self.inputs.shape)} and targets "
+                f"{tuple(self.targets.shape)}, cannot be computed ({error}): each must be of the shape of a training "
+                "row, and its target one that the model has an output for"
+            ) from error
         if costs.shape != (len(self.inputs),):
             raise ValueError(
                 f"the loss gave shape {tuple(costs.shape)} for {len(self.inputs)} pairs: it must give one cost a pair; "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.games import normal, relative_error, same_bits
 from torch import nn
-from torch.nn.functional import conv2d, linear, max_pool2d, relu
+from torch.nn.functional import conv2d, conv_transpose2d, linear, max_pool2d, relu
 
 import gan_influence as gi
 from gan_influence import models
@@ -62,6 +62,21 @@ def test_the_cnn_for_digits_is_its_formula():
     k1, b1, k2, b2, w, b = model.parameters()
     maps = max_pool2d(relu(conv2d(max_pool2d(relu(conv2d(x, k1, b1)), 2), k2, b2)), 2)
     assert relative_error(model(x), linear(maps.flatten(1), w, b)) < 1e-12
+
+
+@pytest.mark.parametrize(("colours", "side"), [(1, 28), (3, 32)])
+def test_the_autoencoder_and_its_reconstruction_errors_are_their_formula(colours, side):
+    model, x = models.autoencoder(colours, seed=0, dtype=torch.float64), normal(2, 6, colours, side, side).tanh()
+    k1, b1, k2, b2, k3, b3, k4, b4, k5, b5 = model.parameters()
+    code = max_pool2d(relu(conv2d(max_pool2d(relu(conv2d(x, k1, b1)), 2), k2, b2)), 2, stride=1)
+    maps = relu(conv_transpose2d(relu(conv_transpose2d(code, k3, b3, stride=2)), k4, b4))
+    expected = torch.tanh(conv_transpose2d(maps, k5, b5))
+    assert relative_error(model(x), expected) < 1e-12
+    game = gi.Game(None, model, loss="squared_error")
+    trace = gi.train(game, (x, x), gi.FullBatch(), 0, gi.SGD(0.1))
+    errors = gi.metrics.AverageLoss(x, x, each=True)(trace)  # half the sum of squares
+    by_hand = [sum(float(one) ** 2 for one in row.flatten()) / 2 for row in (expected - x).detach()]
+    assert relative_error(errors, torch.tensor(by_hand, dtype=torch.float64)) < 1e-12
 
 
 def test_the_cnn_for_colours_has_batch_norm_between_the_convolutions_of_a_block():
