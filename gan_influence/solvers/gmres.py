@@ -14,6 +14,7 @@ from torch import Tensor
 from gan_influence.checks import check, is_real, is_whole
 from gan_influence.finite import ConvergenceError
 from gan_influence.solvers.protocol import Operator, Solution, row
+from gan_influence.solvers.residuals import check_reachable
 
 __all__ = ["GMRES", "Product", "check_tolerance", "solve"]
 
@@ -47,6 +48,8 @@ class GMRES:
 
     def solve(self, operator: Operator, b: Float[Tensor, "k d"], *, progress: bool = False) -> Solution:
         """See :class:`gan_influence.solvers.Solver`."""
+        if self.tolerance is not None:
+            check_reachable(b, self.tolerance)
         accuracy = _accuracy(b) if self.tolerance is None else self.tolerance / 2  # it knows its residual roughly
         limit = _ROUNDING * accuracy if self.tolerance is None else self.tolerance
         found = [_iterated(operator.transpose_product, one, self.products, accuracy) for one in b]

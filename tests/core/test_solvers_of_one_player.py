@@ -14,7 +14,7 @@ from torch import nn
 import gan_influence as gi
 from gan_influence.curvature import Continuation, ShiftedField
 from gan_influence.gauss_newton import curved
-from gan_influence.solvers import CG, LiSSA, Momentum, NormalEquations
+from gan_influence.solvers import CG, GMRES, LiSSA, Momentum, NormalEquations
 from gan_influence.solvers.spectrum import asymmetry, ends
 
 N, STEPS = 18, 30
@@ -546,7 +546,7 @@ def test_a_descent_that_is_cut_off_far_from_the_solution_warns_where_aid_is_call
     assert [one.filename for one in caught] == [__file__]
 
 
-@pytest.mark.parametrize("solver", [CG, NormalEquations, LiSSA, lambda tolerance: Momentum(tolerance=tolerance)])
+@pytest.mark.parametrize("solver", [CG, GMRES, NormalEquations, LiSSA, lambda tolerance: Momentum(tolerance=tolerance)])
 def test_a_tolerance_below_rounding_is_refused(solver):
     task = Task()
     trace = task.train()
