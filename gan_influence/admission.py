@@ -277,8 +277,7 @@ def _check_calls(trace: Trace, inputs: Inputs) -> None:
         before = trees.mapped(torch.clone, batch.in_step)
         try:
             if isinstance(game.cost, Supervised):
-                given = trees.mapped(torch.clone, inputs.rows[0])
-                check_classes(game.loss, Players(game, trace.theta()).outputs(given), trace.data[1])
+                check_classes(game.loss, _Watched(trace).outputs(inputs.rows[0]), trace.data[1])
             costs = game.costs(_Watched(trace), batch)
         except (RuntimeError, IndexError) as error:
             raise ValueError(f"the cost of this batch cannot be computed: {error}") from error
