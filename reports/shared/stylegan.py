@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import gan_influence as gi
-from gan_influence.adjoint import FieldGraph
+from gan_influence import trees
+from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.batch import Inputs
 from gan_influence.checks import check
 from gan_influence.game import Game
@@ -23,9 +24,9 @@ from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics
 from gan_influence.nn.equalised import EqualisedConvolution
 from gan_influence.players import logits
-from gan_influence.replay.recorded import PullBack, RecordedLinearisation
+from gan_influence.replay.recorded import PullBack, Recorded, RecordedLinearisation
 from gan_influence.stacking import stacks
-from gan_influence.state import State
+from gan_influence.state import Held, State
 from gan_influence.trees import Tree
 from gan_influence.updates import Phase, Updates
 
@@ -40,6 +41,7 @@ __all__ = [
     "fine_tuned",
     "first_order",
     "game_of",
+    "published_aid",
     "read_run",
     "shortcut",
 ]
@@ -229,6 +231,44 @@ def first_order(
     return shortcut(trace, metric, cost, scale=_NEARLY_ZERO, **settings) / _NEARLY_ZERO
 
 
+def published_aid(
+    trace: gi.Trace, metric: Measurable, *, terms: int = 1000, scale: float = 1e-3
+) -> Float[Tensor, " N"]:
+    """AID as the authors' code computes it: of its series the last term alone.
+
+    With the final discriminator and the averaged generator, and with M fresh batches after the end of the run, u goes
+    from ``(u_G, u_D) = (grad E, 0)`` through ``u <- u - s J_G^T u_G`` and then ``u <- u - s J_D^T u_D``, M times: the
+    generator's turn first, then, of what it left, the discriminator's. ``score_i = s u_D . df_i / 8`` at the end. What
+    the code means to add in each turn, grad E, is computed and dropped there: :func:`gan_influence.aid` adds it, as
+    TNNLS eq. 18 does, and takes both turns at once.
+
+    Args:
+        trace: the run, of which the end and the schedule are used. Costs are ``StyleGANCost("batch", "none")``.
+        metric: what is measured, one number.
+        terms: M.
+        scale: s, which is eta too.
+
+    Raises:
+        ConvergenceError: the term overflowed.
+    """
+    pays, theta, held = as_if(trace, StyleGANCost("batch", "none")).game, trace.seen(), trace.state().held
+    hop = Recorded(partial(_hop, pays, trace.updates.phases(0), scale))
+    [cotangent] = gradients_of(as_metrics(metric), trace, [trace.steps])[:, 0]
+    for m in range(terms):
+        cotangent = hop(cotangent, theta, trace.inputs(trace.steps + m).in_step, held)
+    if not cotangent.isfinite().all():
+        raise gi.ConvergenceError(
+            f"the last of {terms} terms of the published AID overflowed: take fewer, or a smaller s"
+        )
+    batch, n = trace.inputs(0).in_step, trace.size
+    block, scores = len(batch.weights), []
+    for start in range(0, n, block):
+        part = slice(start, start + block)
+        own = batch._replace(rows=trees.take(trace.data, part), weights=trace.weights[part])
+        scores += row_terms(pays, theta, [scale * cotangent], own, block, held)
+    return trace.weights * torch.cat(scores)
+
+
 def as_if(trace: gi.Trace, cost: StyleGANCost) -> gi.Trace:
     """The run's end as if its players paid another cost: for :func:`gan_influence.aid`, which does not replay it."""
     game = copy.copy(trace.game)
@@ -241,6 +281,22 @@ def _with_moments(trace: gi.Trace, moving: Float[Tensor, "rows d"], end: Float[T
     moving, k, remembered = moving.clone(), list(trace.game.players).index("generator"), slice(1, trace.updates.core)
     trace.game.split(moving)[k][remembered] = trace.game.split(end)[k][remembered]
     return moving
+
+
+def _hop(
+    pays: Game,
+    phases: tuple[Phase, ...],
+    scale: float,
+    cotangent: Float[Tensor, " d"],
+    theta: Float[Tensor, " d"],
+    batch: Inputs,
+    held: Held,
+) -> Float[Tensor, " d"]:
+    """``(I - s J)^T u`` of one turn after another, backwards, all at the same ``theta``; see :func:`published_aid`."""
+    for phase in reversed(phases):
+        product, _ = FieldGraph(pays, theta, batch, held, phase.moving).both(cotangent)
+        cotangent = cotangent - scale * product
+    return cotangent
 
 
 def _linearise(

@@ -1,5 +1,6 @@
 """The report on how right scores of StyleGAN's fine-tuning are, and the problem that it shares with cleansing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,14 @@ from reports.experiments.stylegan_accuracy import (
     fraction_of,
 )
 from reports.figures import write_figure
+from reports.page import write_experiment
 from reports.parts import cats
 from reports.parts.agreement import ERROR
-from reports.shared.stylegan import StyleGANCost, as_if, first_order, shortcut
+from reports.shared.stylegan import StyleGANCost, as_if, first_order, published_aid, shortcut
 from reports.summary import Summary
 
 ACCURACY = EXPERIMENTS["stylegan-accuracy"]
+ROOT = Path(__file__).parents[2]
 TINY = {
     **stylegan_accuracy.SMOKE,
     "pretraining_rows": 40,
@@ -233,6 +236,7 @@ def test_every_method_is_what_its_name_says(records, given):
         "code": 0.01 * shortcut(trace, metric, none, moments="code", scale=0.01, last=3),
         "sum": first_order(trace, metric, StyleGANCost(), moments="exact", last=3),
         "aid": gi.aid(as_if(trace, none), metric, terms=3, scale=0.001),
+        "published": published_aid(trace, metric, terms=3, scale=0.001),
     }
     for key, scores in expected.items():
         assert records[f"one-{key}"]["scores"] == pytest.approx([float(scores[own].sum()) for own in removals]), key
@@ -268,6 +272,30 @@ def test_an_estimate_that_does_not_converge_has_no_cell(records, monkeypatch, pr
     found = ACCURACY.combine(TINY, {**records, "one-aid": record})
     assert found[TAU]["AID"][column(ONE, SINGLE)] is None
     assert found[TAU]["AID"][column(ALL, SINGLE)] is not None
+
+
+def test_results_of_before_a_row_was_added_are_summed_up_without_it(values, tmp_path):
+    """And beside a run that has the row, this one's is all that there is."""
+    added = "AID as in the published code"
+    old = {table: {row: own for row, own in of.items() if row != added} for table, of in values.items()}
+    experiment = replace(ACCURACY, presets={"smoke": replace(ACCURACY.presets["smoke"], settings=TINY)})
+    before, after = ({"seed": k, "seconds": 1.0, "values": own} for k, own in enumerate((old, values)))
+    result = result_of(experiment, "smoke", [before])
+    assert {cell["row"] for cell in result["cells"] if cell["table"] == TAU} == set(ACCURACY.rows(TINY)) - {added}
+    summary = Summary(experiment, result)
+    write_figure(experiment.figures[0], summary, tmp_path)
+    write_experiment(experiment, result, tmp_path)
+    assert added not in "".join(experiment.findings(summary)) + (tmp_path / "table.md").read_text()
+    cells = [cell for cell in result_of(experiment, "smoke", [before, after])["cells"] if cell["table"] == TAU]
+    assert {cell["row"]: cell["seeds"] for cell in cells} == {
+        row: 1 if row == added else 2 for row in ACCURACY.rows(TINY)
+    }
+
+
+def test_the_committed_result_is_drawn_as_it_is(tmp_path):
+    result = json.loads((ROOT / "reports/results/stylegan-accuracy.json").read_text())
+    write_experiment(ACCURACY, result, tmp_path)
+    assert Summary(ACCURACY, result).cells() == result["cells"]
 
 
 def test_the_figure_is_drawn_and_the_question_answered(values, tmp_path):

@@ -178,6 +178,47 @@ def published_recursion(model, s, last):
 
 
 @each_model
+def test_published_aid_is_the_last_term_of_the_published_series(model):
+    found = stylegan.published_aid(trace_of(model, CODE), metric_of(model), terms=3, scale=0.3)
+    assert relative_error(found, published_last_term(model, 3, 0.3)) < 1e-10
+
+
+def published_last_term(model, terms, s):
+    """``(u_D, u_G) -= s J'u_G``, then ``-= s J'u_D``, at the last D and averaged G; ``infl = s u_D . dg/d mask``."""
+    trace, modules = trace_of(model, CODE), players(model)
+    sizes = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in modules.values()]
+    end = [dict(zip(modules, row.split(sizes), strict=True)) for row in trace.state().moving]
+    at = {"discriminator": end[0]["discriminator"], "generator": end[3]["generator"]}
+    at = {name: part.clone().requires_grad_() for name, part in at.items()}
+    buffers = {name: dict(module.named_buffers()) for name, module in modules.items()}
+    cost = plain_cost("batch", "none", torch.ones(N, dtype=torch.float64))
+
+    def slopes(t, drawn, name):
+        weights = torch.ones(BATCH, dtype=torch.float64, requires_grad=True)
+        batch = batch_at(t, (IMAGES, torch.arange(N)), drawn)
+        return weights, field(modules, cost, at, buffers, batch, weights, [name], {})[name]
+
+    value = measured(metric_of(model), modules, at, buffers)
+    u = dict(zip(at, torch.autograd.grad(value, list(at.values()), materialize_grads=True), strict=True))
+    for t in range(STEPS, STEPS + terms):
+        for name in ("generator", "discriminator"):
+            _, slope = slopes(t, schedule(model)(t), name)
+            pulled = torch.autograd.grad(slope, list(at.values()), u[name], materialize_grads=True)
+            u = {key: own - s * product for (key, own), product in zip(u.items(), pulled, strict=True)}
+    scores = torch.zeros(N, dtype=torch.float64)
+    for t in range(N // BATCH):  # an epoch: every row once
+        drawn = schedule(model)(t)
+        weights, slope = slopes(t, drawn, "discriminator")
+        scores[drawn.indices] = s * torch.autograd.grad(slope, weights, u["discriminator"])[0]
+    return scores
+
+
+def test_published_aid_that_overflows_says_so():
+    with pytest.raises(gi.ConvergenceError, match="the last of 20 terms of the published AID overflowed"):
+        stylegan.published_aid(trace_of("stylegan", CODE), metric_of("stylegan"), terms=20, scale=1e30)
+
+
+@each_model
 def test_with_jacobians_of_full_size_the_shortcut_is_itd(model):
     trace, metric = trace_of(model, CODE), metric_of(model)
     metrics = [metric, lambda players: metric(players).sqrt()]
