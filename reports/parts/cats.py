@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import gan_influence as gi
-from gan_influence.datasets.files import given_folder
 from gan_influence.history import Folder, digest
 from reports.experiment import Settings
+from reports.shared.data import CHECKPOINT, FEATURES, IMAGES, located
 from reports.shared.store import usable
 from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 
@@ -36,9 +36,8 @@ __all__ = [
     "steps_per_epoch",
 ]
 
-CHECKPOINT, FEATURES, IMAGES = "stylegan/checkpoint.pt", "stylegan/features.pt", "stylegan/images"
 PUBLISHED: Settings = {
-    "images": "folder",  # IMAGES; pretrained: CHECKPOINT; what FID compares: FEATURES
+    "images": "folder",  # of one's own, as are the checkpoint and what FID compares
     "model": "stylegan",
     "resolution": 256,
     "channels": None,
@@ -168,10 +167,10 @@ class Run(NamedTuple):
 
 
 def files(settings: Settings, seeds: Sequence[int]) -> list[str]:
-    """CIFAR-10; or one's own checkpoint and features, beside a folder of images."""
+    """CIFAR-10; or one's own checkpoint, features and folder of images."""
     return {
         "cifar10": ["cifar10/train.npz"],
-        "folder": [CHECKPOINT, FEATURES],
+        "folder": [CHECKPOINT, FEATURES, IMAGES],
         "digits": [],
     }[settings["images"]]
 
@@ -330,7 +329,7 @@ def _seed(seed: int) -> int:
 
 
 def _file(name: str) -> Path:
-    return (given_folder(None) or Path()) / name
+    return located(name) or Path(name)
 
 
 def _features(settings: Settings, path: str) -> nn.Module:

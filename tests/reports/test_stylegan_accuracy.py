@@ -12,6 +12,8 @@ from support.results import result_of
 from torch import nn
 
 import gan_influence as gi
+from reports.__main__ import main
+from reports.data import on_own_files
 from reports.experiments import EXPERIMENTS, stylegan_accuracy
 from reports.experiments.stylegan_accuracy import (
     ALL,
@@ -32,7 +34,10 @@ from reports.figures import write_figure
 from reports.page import write_experiment
 from reports.parts import cats
 from reports.parts.agreement import ERROR
+from reports.runner import made_by, result_identity
+from reports.shared.data import VARIABLE, located
 from reports.shared.stylegan import StyleGANCost, as_if, first_order, published_aid, shortcut
+from reports.shared.workers import worker_pool
 from reports.summary import Summary
 
 ACCURACY = EXPERIMENTS["stylegan-accuracy"]
@@ -174,7 +179,7 @@ def test_ones_own_images_checkpoint_and_features_are_used(folder, monkeypatch, t
 
     monkeypatch.setattr(gi.models, "load_style_checkpoint", load)
     monkeypatch.setattr(cats, "BATCH", 8)
-    assert ACCURACY.files(OWN, [0]) == ["stylegan/checkpoint.pt", "stylegan/features.pt"]
+    assert ACCURACY.files(OWN, [0]) == ["stylegan/checkpoint.pt", "stylegan/features.pt", "stylegan/images"]
     prepared = ACCURACY.prepare(OWN, 0, tmp_path, "cpu")
     given = cats.cats(OWN, 0, prepared, "cpu")
     assert loaded
@@ -182,6 +187,85 @@ def test_ones_own_images_checkpoint_and_features_are_used(folder, monkeypatch, t
     assert given.trace.size == 16
     levels = (given.test_images.double() + 1) * 127.5
     assert torch.allclose(given.test.mean, levels.mean(3).flatten(1).mean(0), rtol=1e-6)
+
+
+@pytest.fixture
+def at_paper(monkeypatch):
+    """``program(*arguments)``: what ``python -m reports`` would run, at a paper's preset that is small."""
+    for variable in (VARIABLE, "GAN_INFLUENCE_CHECKPOINT", "GAN_INFLUENCE_FEATURES"):
+        monkeypatch.setenv(variable, "")
+    presets = {**ACCURACY.presets, "paper": replace(ACCURACY.presets["paper"], settings=OWN)}
+    monkeypatch.setitem(EXPERIMENTS, "stylegan-accuracy", replace(ACCURACY, presets=presets))
+    began = []
+    monkeypatch.setattr("reports.runner.run", lambda experiment, *_, **__: began.append(experiment) or {"runs": []})
+    monkeypatch.setattr("reports.page.write_experiment", lambda *_: None)
+    monkeypatch.setattr("reports.page.write_page", lambda *_: None)
+
+    def program(*arguments):
+        monkeypatch.setattr("sys.argv", ["reports", "stylegan-accuracy", *map(str, arguments)])
+        main()
+        return began.pop()
+
+    return program
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of images, and two files beside it."""
+    from PIL import Image
+
+    (tmp_path / "cats").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "cats" / "a.png")
+    for name in ("players.pt", "inception.pt"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def options_of(own):
+    return "--data", own / "cats", "--checkpoint", own / "players.pt", "--features", own / "inception.pt"
+
+
+def test_files_named_on_the_command_line_are_where_workers_look(at_paper, own):
+    at_paper("--preset", "paper", "--out", own / "out", *options_of(own))
+    found = {"stylegan/checkpoint.pt": "players.pt", "stylegan/features.pt": "inception.pt", "stylegan/images": "cats"}
+    with worker_pool(1) as pool:
+        assert [pool.submit(located, file).result() for file in found] == [own / path for path in found.values()]
+    (own / "cats" / "stylegan" / "images").mkdir(parents=True)
+    assert located("stylegan/images") == own / "cats" / "stylegan" / "images"
+
+
+@pytest.mark.parametrize("changed", ["players.pt", "inception.pt", "cats/b.png"])
+def test_results_of_other_files_are_not_taken_up(at_paper, own, changed):
+    arguments = "--preset", "paper", "--out", own / "out", *options_of(own)
+    before, again = (at_paper(*arguments).presets["paper"].settings for _ in range(2))
+    assert made_by(before, "cpu") == made_by(again, "cpu")
+    assert {**OWN, "files": before["files"]} == before
+    (own / changed).write_text("another")
+    after = at_paper(*arguments)
+    assert made_by(after.presets["paper"].settings, "cpu") != made_by(before, "cpu")
+    assert result_identity(after, after.presets["paper"].settings) != result_identity(after, before)
+
+
+def test_results_without_files_of_ones_own_are_what_they_were(at_paper, own):
+    for preset in ("smoke", "standard"):
+        assert on_own_files(ACCURACY, preset) is ACCURACY
+    assert at_paper("--preset", "smoke", "--out", own / "out").presets["smoke"] == ACCURACY.presets["smoke"]
+
+
+def test_files_that_are_missing_are_named_with_their_options(at_paper, own, capsys):
+    paper = "--preset", "paper", "--out", own / "out"
+    with pytest.raises(SystemExit, match=r"--checkpoint \S*none.pt: there is no such file"):
+        at_paper(*paper, "--checkpoint", own / "none.pt")
+    with pytest.raises(SystemExit, match=r"needs stylegan/checkpoint.pt and 2 more, and no data folder is named.*DIR"):
+        at_paper(*paper)
+    with pytest.raises(SystemExit, match=r"needs stylegan/features.pt, .*--data DIR .*, or --features FILE by itself,"):
+        at_paper(*paper, "--data", own / "cats", "--checkpoint", own / "players.pt")
+    (own / "cats" / "a.png").unlink()
+    with pytest.raises(SystemExit, match=r"--data: .*cats holds no image"):
+        at_paper(*paper, *options_of(own))
+    with pytest.raises(SystemExit):
+        at_paper("--preset", "standard", "--features", own / "inception.pt")
+    assert "stylegan-accuracy at --preset standard reads no such file" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
