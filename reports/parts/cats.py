@@ -309,11 +309,12 @@ def parts_of(settings: Settings, seed: int) -> Parts:
     """The images of a seed."""
     sizes = settings["rows"], settings["validation_rows"], settings["test_rows"]
     if settings["images"] == "folder":
-        found = gi.datasets.images(_file(IMAGES), size=settings["resolution"], colours=3).images
+        resolution, folder = settings["resolution"], _file(IMAGES)
+        found = gi.datasets.images(folder, size=resolution, colours=3, enlarge=False, colour_grey=False).images
         everything = gi.datasets.LabelledImages(found, torch.zeros(len(found), dtype=torch.long))
         if len(found) < sum(sizes):
             raise ValueError(
-                f"{_file(IMAGES)} holds {len(found)} images, but {sum(sizes)} are needed: {sizes[0]} to train on, "
+                f"{folder} holds {len(found)} images, but {sum(sizes)} are needed: {sizes[0]} to train on, "
                 f"{sizes[1]} to score by and {sizes[2]} to test on"
             )
         return Parts(None, *(part.images for part in gi.datasets.split(everything, *sizes, seed=_seed(seed))))

@@ -277,6 +277,19 @@ def test_files_that_are_none_are_named(folder, tmp_path):
         cats.parts_of({**OWN, "rows": 140}, 0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((8, 7, 3), r"small.png is 8 x 7 \(height x width\), less than the 8 x 8"), ((8, 8), "is grey")],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_ones_own_images_are_neither_enlarged_nor_coloured(folder, shape, message):
+    from PIL import Image
+
+    Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(folder / "images" / "small.png")
+    with pytest.raises(ValueError, match=message):
+        cats.parts_of(OWN, 0)
+
+
 # --- the experiment
 
 
