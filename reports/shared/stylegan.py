@@ -74,6 +74,8 @@ class StyleGANCost:
         penalty: ``"mean"``: of all rows, whatever their weights, as in the code's retraining; ``"masked"``: a row's
             leaves with the row, over the same denominator n; ``"none"``: as in the code's influence.
         weight: twice the 5.
+        companions: real rows are judged in groups with the batch's generated ones, so that they do not interact: for a
+            discriminator of StyleGAN2 with ``stddev="group"``.
 
     With weights of 1 denominators are the same, and so are all runs whose penalties are. What differs is how a run
     changes with the weights. :func:`gan_influence.aid` takes the denominators for constants.
@@ -82,6 +84,7 @@ class StyleGANCost:
     denominator: str = "kept"
     penalty: str = "mean"
     weight: float = PENALTY
+    companions: bool = False
 
     def __post_init__(self) -> None:
         check(self.denominator in DENOMINATORS, "denominator", " or ".join(DENOMINATORS), self.denominator)
@@ -91,10 +94,12 @@ class StyleGANCost:
         rows, rest = {}, {}
         if "discriminator" in players.moving:
             batch = batch._replace(rows=gi.datasets.as_images(batch.rows, batch.weights.dtype))
-            real = softplus(-_discriminated(players, batch.rows))
-            rest["discriminator"] = softplus(_discriminated(players, players.generator(batch.latents))).mean()
+            judging = _Beside(players, players.generator(batch.latents)) if self.companions else players
+            real = softplus(-_discriminated(judging, batch.rows))
+            made = judging.companions if self.companions else players.generator(batch.latents)
+            rest["discriminator"] = softplus(_discriminated(players, made)).mean()
             if self.penalty != "none":
-                slopes = gi.penalties.R1(self.weight).terms(players, batch)
+                slopes = gi.penalties.R1(self.weight).terms(judging, batch)
                 if self.penalty == "masked":
                     real = real + slopes
                 else:
@@ -110,6 +115,16 @@ class StyleGANCost:
             return 1.0
         kept = weights.sum()
         return torch.where(kept > 0, len(weights) / torch.where(kept > 0, kept, 1.0), 0.0)
+
+
+class _Beside:
+    """The discriminator as real rows see it: beside generated ones."""
+
+    def __init__(self, players: Any, companions: Tensor):
+        self._players, self.companions, self.held = players, companions, players.held
+
+    def discriminator(self, rows: Tensor) -> Tensor:
+        return self._players.discriminator(rows, self.companions)
 
 
 def _discriminated(players: Any, rows: Tensor) -> Float[Tensor, " rows"]:
@@ -133,8 +148,23 @@ def adapted(generator: nn.Module, discriminator: nn.Module, rank: int, seed: int
 
 
 def game_of(generator: nn.Module, discriminator: nn.Module, cost: StyleGANCost | None = None) -> gi.Game:
-    """Their game: the discriminator moves first."""
-    return gi.Game(players={"discriminator": discriminator, "generator": generator}, cost=cost or StyleGANCost())
+    """Their game: the discriminator moves first.
+
+    Raises:
+        ValueError: the discriminator mixes real rows, for it looks at groups and the cost gives no companions; or the
+            cost gives some, and it does not look at groups.
+    """
+    cost, groups = cost or StyleGANCost(), getattr(discriminator, "stddev", "constant") == "group"
+    if groups and not cost.companions:
+        raise ValueError(
+            "the discriminator looks at the deviation within groups (stddev='group'), in which real rows would mix and "
+            "none have a term of its own: give StyleGANCost(companions=True), or take stddev='constant'"
+        )
+    if cost.companions and not groups:
+        raise ValueError("StyleGANCost(companions=True) is for a discriminator of StyleGAN2 with stddev='group'")
+    # A row alone is no test of companions: it would be judged beside others than in its batch.
+    players = {"discriminator": discriminator, "generator": generator}
+    return gi.Game(players=players, cost=cost, rows_interact=cost.companions)
 
 
 def fine_tuned(
@@ -243,7 +273,7 @@ def published_aid(
     TNNLS eq. 18 does, and takes both turns at once.
 
     Args:
-        trace: the run, of which the end and the schedule are used. Costs are ``StyleGANCost("batch", "none")``.
+        trace: the run, of which the end and the schedule are used, its cost with denominators of 8 and no penalty.
         metric: what is measured, one number.
         terms: M.
         scale: s, which is eta too.
@@ -251,7 +281,9 @@ def published_aid(
     Raises:
         ConvergenceError: the term overflowed.
     """
-    pays, theta, held = as_if(trace, StyleGANCost("batch", "none")).game, trace.seen(), trace.state().held
+    cost: Any = trace.game.cost
+    pays = as_if(trace, replace(cost, denominator="batch", penalty="none")).game
+    theta, held = trace.seen(), trace.state().held
     hop = Recorded(partial(_hop, pays, trace.updates.phases(0), scale))
     [cotangent] = gradients_of(as_metrics(metric), trace, [trace.steps])[:, 0]
     for m in range(terms):
