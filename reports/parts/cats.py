@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import gan_influence as gi
 from gan_influence.history import Folder, digest
 from reports.experiment import Settings
-from reports.shared.data import CHECKPOINT, FEATURES, IMAGES, located
+from reports.shared.data import CHECKPOINT, FEATURES, IMAGES, OPTIONS, located
 from reports.shared.store import usable
 from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 
@@ -239,7 +239,11 @@ def _run(settings: Settings, seed: int, stored: dict[str, Any]) -> Run:
     streams, dtype = Streams.of(seed), getattr(torch, settings["dtype"])
     generator, discriminator = _players(settings, seed)
     if settings["images"] == "folder":
-        gi.models.load_style_checkpoint(_file(CHECKPOINT), generator, discriminator)
+        path = _file(CHECKPOINT)
+        try:
+            gi.models.load_style_checkpoint(path, generator, discriminator)
+        except ValueError as error:
+            raise ValueError(f"--{OPTIONS[CHECKPOINT]} {path}: {error}") from error
     else:
         own = _read(Path(stored["pretrained"]))
         generator.load_state_dict(own["generator"])
@@ -348,18 +352,21 @@ class Inception(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
+        self.path = path
         try:
             self.script = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{path} is no file of features (TorchScript): {reason}") from error
+            raise ValueError(f"--{OPTIONS[FEATURES]} {path} is no file of features (TorchScript): {reason}") from error
         names = [argument.name for argument in self.script.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in names else {}
 
     def forward(self, images: Float[Tensor, "n colours h w"]) -> Float[Tensor, "n f"]:
         found = self.script((images + 1) * 127.5, **self.options)
         if not isinstance(found, Tensor) or found.ndim != 2:
-            raise ValueError("the file of features gives something else than (images, features)")
+            raise ValueError(
+                f"--{OPTIONS[FEATURES]} {self.path} gives something else than features, of shape (images, features)"
+            )
         return found
 
 

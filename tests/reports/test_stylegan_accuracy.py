@@ -271,10 +271,44 @@ def test_files_that_are_missing_are_named_with_their_options(at_paper, own, caps
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_files_that_are_none_are_named(folder, tmp_path):
     (folder / "features.pt").write_bytes(b"no script")
-    with pytest.raises(ValueError, match=r"features.pt is no file of features \(TorchScript\)"):
+    with pytest.raises(ValueError, match=r"--features .*features.pt is no file of features \(TorchScript\)"):
         cats.Inception(folder / "features.pt")
     with pytest.raises(ValueError, match="holds 90 images, but 210 are needed"):
         cats.parts_of({**OWN, "rows": 140}, 0)
+
+
+class Pixels(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_script_that_gives_no_features_is_named(tmp_path):
+    torch.jit.script(Pixels()).save(str(tmp_path / "pixels.pt"))
+    with pytest.raises(
+        ValueError, match=r"--features .*pixels.pt gives something else than features, of shape \(images"
+    ):
+        cats.Inception(tmp_path / "pixels.pt")(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "has no 'g_running', where the StyleGANGenerator would be"),
+        ({"g_running": {"style.1.linear.weight_orig": torch.zeros(3, 3)}}, "has shape .3, 3., but"),
+        (None, "no checkpoint that torch can read"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_with_its_first_parameter_that_does_not(
+    folder, tmp_path, content, message
+):
+    if content is None:
+        (folder / "checkpoint.pt").write_bytes(b"nothing")
+    else:
+        torch.save(content, folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match=rf"--checkpoint {folder}/checkpoint.pt: .*{message}"):
+        ACCURACY.prepare(OWN, 0, tmp_path, "cpu")
 
 
 @pytest.mark.parametrize(
