@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from reports.data import DIGITS, on_digits
+from reports.data import DIGITS, on_digits, on_own_files
 from reports.experiments import EXPERIMENTS
-from reports.shared.data import VARIABLE, ensure_files, use_data_folder
+from reports.shared.data import CHECKPOINT, FEATURES, OPTIONS, VARIABLE, ensure_files, use_data_folder, use_file
 from reports.shared.provenance import program, resolve_device
 from reports.shared.store import ensure_writable
 
@@ -41,6 +41,15 @@ def main() -> int:
         experiments = {name: on_digits(experiment) for name, experiment in experiments.items()}
     else:
         use_data_folder(arguments.data)
+    given = {file: getattr(arguments, option) for file, option in OPTIONS.items()}
+    read = {file for one in experiments.values() for file in one.files(one.presets[arguments.preset].settings, ())}
+    for file, path in given.items():
+        if path is not None and file not in read:
+            parser.error(
+                f"--{OPTIONS[file]} {path}: {', '.join(names)} at --preset {arguments.preset} reads no such file; the "
+                "experiments on StyleGAN do at --preset paper"
+            )
+        use_file(file, path)
     ensure_mergeable(arguments.merge, names, arguments.out)
     for name, experiment in experiments.items():
         preset = experiment.presets[arguments.preset]
@@ -49,6 +58,7 @@ def main() -> int:
             f"{name} at --preset {arguments.preset}",
             otherwise="choose another preset" if experiment.on_digits is None else f"take --data {DIGITS}",
         )
+    experiments = {name: on_own_files(experiment, arguments.preset) for name, experiment in experiments.items()}
     device = resolve_device(arguments.device)
     if arguments.recheck:
         return recheck(experiments, arguments.out, device)
@@ -134,9 +144,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help=(
             "the folder with the data files that some presets need (default: the environment variable "
-            f"{VARIABLE}); «{DIGITS}» instead runs experiments on images with scikit-learn's, which need no file"
+            f"{VARIABLE}); «{DIGITS}» instead runs experiments on images with scikit-learn's, which need no file. The "
+            "experiments on StyleGAN take your own images from it at --preset paper: from stylegan/images in it, or "
+            "from the folder itself"
         ),
     )
+    for file, what in (
+        (CHECKPOINT, "the pretrained StyleGAN or StyleGAN2, in the layout of a common port"),
+        (FEATURES, "what FID compares, a TorchScript file such as NVIDIA's Inception"),
+    ):
+        parser.add_argument(
+            f"--{OPTIONS[file]}",
+            metavar="FILE",
+            help=f"of the experiments on StyleGAN at --preset paper: {what} (default: {file} in the data folder)",
+        )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: %(default)s)"
     )

@@ -68,7 +68,9 @@ class Summary:
         return [quantity for quantity in self.experiment.quantities if self.rows_of(quantity)]
 
     def rows_of(self, quantity: Quantity) -> list[str]:
-        return self.rows if quantity.rows is None else list(quantity.rows(self.settings))
+        """The table's rows, but for those that the experiment has gained since its runs: no run has a value there."""
+        rows = self.rows if quantity.rows is None else quantity.rows(self.settings)
+        return [row for row in rows if not self.runs or any(row in run["values"][quantity.table] for run in self.runs)]
 
     def columns_of(self, quantity: Quantity) -> list[str]:
         return self.columns if quantity.columns is None else list(quantity.columns(self.settings))
@@ -77,8 +79,8 @@ class Summary:
         return quantity.column_heading or self.experiment.column_heading
 
     def values(self, table: str, row: str, column: str) -> list[float]:
-        """The cell's value of every seed that has a finite one."""
-        found = [run["values"][table][row][column] for run in self.runs]
+        """The cell's value of every seed that has the row, and a finite value there."""
+        found = [run["values"][table][row][column] for run in self.runs if row in run["values"][table]]
         return [value for value in found if value is not None and np.isfinite(value)]
 
     def mean(self, table: str, row: str, column: str) -> float | None:

@@ -49,6 +49,8 @@ def images(
     size: int | tuple[int, int] | None = None,
     colours: int | None = None,
     dtype: torch.dtype = torch.float32,
+    enlarge: bool = True,
+    colour_grey: bool = True,
 ) -> ImageFolder:
     """The images of a folder, sorted by name: row i is the file ``names[i]``.
 
@@ -65,25 +67,36 @@ def images(
             looked up. By default all must be of one mode, which must be black and white, grey (one channel) or RGB
             (three).
         dtype: of the images.
+        enlarge: may ``size`` make an image higher or wider than it is, which adds nothing to see?
+        colour_grey: may ``colours=3`` make RGB of an image that is black and white or grey?
 
     Raises:
         FileNotFoundError: there is no such folder, or no image in it.
         ImportError: Pillow is not installed.
         TypeError: ``dtype`` is no floating-point type.
         ValueError: an image cannot be read, is transparent or CMYK, has more than 8 bits a value, or
-            differs from the first in size or mode; a size below 1; colours other than 1 and 3.
+            differs from the first in size or mode; is smaller or grey where ``enlarge`` or ``colour_grey`` forbids it;
+            a size below 1; colours other than 1 and 3.
     """
     check_dtype(dtype)
     _checked(size, colours)
     paths = image_files(folder)
-    return ImageFolder(read(paths, size, colours, dtype), tuple(path.name for path in paths))
+    found = read(paths, size, colours, dtype, enlarge=enlarge, colour_grey=colour_grey)
+    return ImageFolder(found, tuple(path.name for path in paths))
 
 
 def read(
-    paths: Sequence[Path], size: int | tuple[int, int] | None, colours: int | None, dtype: torch.dtype
+    paths: Sequence[Path],
+    size: int | tuple[int, int] | None,
+    colours: int | None,
+    dtype: torch.dtype,
+    *,
+    enlarge: bool = True,
+    colour_grey: bool = True,
 ) -> Float[Tensor, "n channels height width"]:
     """These files, as :func:`images` reads those of a folder."""
-    return scaled(np.stack(list(_levels(paths, _checked(size, colours), colours))), dtype)
+    allowed = enlarge, colour_grey
+    return scaled(np.stack(list(_levels(paths, _checked(size, colours), colours, *allowed))), dtype)
 
 
 def looked_at(path: Path) -> Look:
@@ -143,7 +156,7 @@ def image_files(given: str | os.PathLike[str]) -> list[Path]:
 
 
 def _levels(
-    paths: Sequence[Path], size: tuple[int, int] | None, colours: int | None
+    paths: Sequence[Path], size: tuple[int, int] | None, colours: int | None, enlarge: bool, colour_grey: bool
 ) -> Iterator[UInt8[np.ndarray, "channels height width"]]:
     first = _opened(paths[0])
     for path in paths:
@@ -158,6 +171,16 @@ def _levels(
             raise ValueError(
                 f"{path} is {image.height} x {image.width} (height x width), but {paths[0].name} is {first.height} x "
                 f"{first.width}: give size=({first.height}, {first.width}) or another to resize all"
+            )
+        if size is not None and not enlarge and (image.height < size[0] or image.width < size[1]):
+            raise ValueError(
+                f"{path} is {image.height} x {image.width} (height x width), less than the {size[0]} x {size[1]} asked "
+                "for, and nothing is enlarged without enlarge=True: put a larger one in its place, or take it out"
+            )
+        if colours == 3 and not colour_grey and image.mode in _GREY:
+            raise ValueError(
+                f"{path} is grey (mode {image.mode}), and none is made RGB without colour_grey=True: save it as RGB "
+                "if that is meant, or take it out"
             )
         converted = _converted(image, _PLAIN[image.mode] if colours is None else _TARGET[colours])
         yield _resized(converted, size or (first.height, first.width))

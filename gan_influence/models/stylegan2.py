@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gan_influence.checks import check, check_whole
 from gan_influence.models.styles import StyleGenerator, channels_of, made, resolutions
-from gan_influence.nn.deviation import with_deviation, with_ones
+from gan_influence.nn.deviation import with_deviation, with_deviation_beside, with_ones
 from gan_influence.nn.equalised import EqualisedConvolution, EqualisedLinear
 from gan_influence.nn.resampling import Filter, checked
 from gan_influence.nn.styles import ConstantInput, MappingNetwork, ModulatedConvolution, Noise, leaky
@@ -58,7 +58,8 @@ def stylegan2(
         stddev: what the discriminator's last block sees besides: ``"constant"``, a channel of ones, as the published
             code of TNNLS has it in StyleGAN; or ``"group"``, as Karras et al., the deviation within each group of up to
             4 rows of a call. Then rows interact, and ``gi.train`` refuses the game, for a row has no term of its own
-            that a removal would leave out; with ``gi.Game(..., rows_interact=True)`` it stays in the others' terms.
+            that a removal would leave out; with ``gi.Game(..., rows_interact=True)`` it stays in the others' terms. A
+            cost of one's own can give each row generated companions instead, see :class:`StyleGAN2Discriminator`.
         dtype: of the parameters.
         seed: of the parameters.
 
@@ -149,8 +150,15 @@ class ColoursOfStyle(nn.Module):
 class StyleGAN2Discriminator(nn.Module):
     """A logit for each image. :func:`stylegan2` makes one.
 
+    With ``stddev="group"`` it may be called with companions, ``discriminator(images, companions)``: generated images,
+    a multiple of 4 and as many as there are images or more. Image i is then seen in a group of itself and three of
+    them, those that companion i would be grouped with, and real rows do not interact.
+
     Attributes:
         stddev: what the last block sees besides, ``"constant"`` or ``"group"``.
+
+    Raises:
+        ValueError: rows or companions fill no groups; companions where the last block sees a constant.
     """
 
     def __init__(self, channels: Mapping[int, int], colours: int, blur: tuple[float, ...], stddev: str):
@@ -165,12 +173,29 @@ class StyleGAN2Discriminator(nn.Module):
         self.dense = EqualisedLinear(16 * channels[4], channels[4])
         self.linear = EqualisedLinear(channels[4], 1)
 
-    def forward(self, images: Float[Tensor, "n colours size size"]) -> Float[Tensor, "n 1"]:
+    def forward(
+        self,
+        images: Float[Tensor, "n colours size size"],
+        companions: Float[Tensor, "m colours size size"] | None = None,
+    ) -> Float[Tensor, "n 1"]:
+        images = self._halved(images)
+        if companions is not None:
+            if self.stddev == "constant":
+                raise ValueError(
+                    "companions make groups, which a discriminator with stddev='constant' does not look at"
+                )
+            images = with_deviation_beside(images, self._halved(companions), _GROUP)
+        elif self.stddev == "constant":
+            images = with_ones(images)
+        else:
+            images = with_deviation(images, _GROUP)
+        return self.linear(_rectified(self.dense(_rectified(self.last(images)).flatten(1))))
+
+    def _halved(self, images: Float[Tensor, "n colours size size"]) -> Float[Tensor, "n c 4 4"]:
         images = _rectified(self.from_rgb(images))
         for block in self.blocks:
             images = block(images)
-        images = with_ones(images) if self.stddev == "constant" else with_deviation(images, _GROUP)
-        return self.linear(_rectified(self.dense(_rectified(self.last(images)).flatten(1))))
+        return images
 
 
 class _ResidualBlock(nn.Module):

@@ -21,7 +21,7 @@ from reports.parts.cats import PUBLISHED as OF_THE_PAPER
 from reports.parts.cats import SMALL, Cats, Streams, cats, files, on_digits, prepare, steps_per_epoch
 from reports.parts.weightings import trained_with
 from reports.shared.provenance import data_digest
-from reports.shared.stylegan import StyleGANCost, as_if, first_order, shortcut
+from reports.shared.stylegan import StyleGANCost, as_if, first_order, published_aid, shortcut
 from reports.statistics import bootstrap_interval
 from reports.summary import Summary
 
@@ -55,8 +55,12 @@ def _sum(trace: gi.Trace, metric: Any, window: str, last: int | None, settings: 
 
 
 def _aid(trace: gi.Trace, metric: Any, window: str, last: int | None, settings: Settings) -> Tensor:
-    """M terms at the code's step, without the penalty; the estimate knows no window."""
+    """Eq. 18's M terms at the code's step, without the penalty; the estimate knows no window."""
     return gi.aid(as_if(trace, StyleGANCost("batch", "none")), metric, terms=settings["terms"], scale=settings["eta"])
+
+
+def _published_aid(trace: gi.Trace, metric: Any, window: str, last: int | None, settings: Settings) -> Tensor:
+    return published_aid(trace, metric, terms=settings["terms"], scale=settings["eta"])
 
 
 def _random(trace: gi.Trace, metric: Any, window: str, last: int | None, settings: Settings) -> Tensor:
@@ -81,6 +85,7 @@ METHODS = {
     CODE: Method(_shortcut(StyleGANCost("batch", "none"), "code", None), "code"),
     FIRST: Method(_sum, "sum"),
     "AID": Method(_aid, "aid"),
+    "AID as in the published code": Method(_published_aid, "published"),
     "Random": Method(_random, "random"),
 }
 BY_KEY = {method.key: method for method in METHODS.values()}
@@ -241,9 +246,10 @@ def _measured(
 def draw(figure: Any, summary: Summary) -> None:
     """Tau with the truth of every method, a panel a column; single seeds as points."""
     panels = figure.subplots(1, len(summary.columns), sharey=True, squeeze=False)[0]
-    at = np.arange(len(METHODS))[::-1]
+    methods = summary.rows_of(summary.quantities[0])
+    at = np.arange(len(methods))[::-1]
     for axes, name in zip(panels, summary.columns, strict=True):
-        for place, row in zip(at, METHODS, strict=True):
+        for place, row in zip(at, methods, strict=True):
             values, sums = (summary.values(quantity, row, name) for quantity in (TAU, SUMS))
             axes.plot(values, [place] * len(values), "o", color="C0", markersize=4, alpha=0.7)
             if values:
@@ -255,7 +261,7 @@ def draw(figure: Any, summary: Summary) -> None:
         axes.set_title(name.replace(", ", "\n", 1), fontsize=9)
         axes.set_xlabel("Kendall's tau")
         axes.grid(alpha=0.25, axis="x")
-    panels[0].set_yticks(at, list(METHODS), fontsize=8)
+    panels[0].set_yticks(at, methods, fontsize=8)
     panels[0].plot([], [], "o", color="C0", label="with the truth, single seeds; bars: mean")
     panels[0].plot([], [], "x", color="C3", label="with the first-order sum, mean over seeds")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -329,10 +335,11 @@ STYLEGAN_ACCURACY = Experiment(
         "truth is the derivative. At presets smoke and standard the game is small: dogs of CIFAR-10, then "
         "320 of its cats, 32 pixels, 16 channels, rank 4, four epochs, float64; features of a classifier of the "
         "other eight classes; over all epochs ten single rows instead of thirty. At preset paper 256 pixels, with "
-        "files of one's own in the data folder: images in stylegan/images, a checkpoint of the common port as "
-        "stylegan/checkpoint.pt, features as TorchScript in stylegan/features.pt; one epoch only. AID has the code's "
-        "step .001 and no penalty, but the "
-        "run's own averaged generator and simultaneous moves."
+        "files of one's own: images in the data folder, a checkpoint of the common port (--checkpoint) and features as "
+        "TorchScript (--features); one epoch only. AID is the "
+        "series of TNNLS eq. 18 at the last players, with the code's step .001 and no penalty, but simultaneous moves. "
+        "The published code drops the sum: it scores by the last term alone, the generator's and the discriminator's "
+        "moves one after the other, which is the row after it."
     ),
     presets={
         "smoke": Preset(SMOKE, seeds=1, as_published=False),

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import gan_influence as gi
-from gan_influence.datasets.files import given_folder
 from gan_influence.history import Folder, digest
 from reports.experiment import Settings
+from reports.shared.data import CHECKPOINT, FEATURES, IMAGES, OPTIONS, located
 from reports.shared.store import usable
 from reports.shared.stylegan import BATCH, OPTIMIZERS, adapted, evaluation_latents, fine_tuned, game_of, read_run
 
@@ -36,9 +36,8 @@ __all__ = [
     "steps_per_epoch",
 ]
 
-CHECKPOINT, FEATURES, IMAGES = "stylegan/checkpoint.pt", "stylegan/features.pt", "stylegan/images"
 PUBLISHED: Settings = {
-    "images": "folder",  # IMAGES; pretrained: CHECKPOINT; what FID compares: FEATURES
+    "images": "folder",  # of one's own, as are the checkpoint and what FID compares
     "model": "stylegan",
     "resolution": 256,
     "channels": None,
@@ -168,10 +167,10 @@ class Run(NamedTuple):
 
 
 def files(settings: Settings, seeds: Sequence[int]) -> list[str]:
-    """CIFAR-10; or one's own checkpoint and features, beside a folder of images."""
+    """CIFAR-10; or one's own checkpoint, features and folder of images."""
     return {
         "cifar10": ["cifar10/train.npz"],
-        "folder": [CHECKPOINT, FEATURES],
+        "folder": [CHECKPOINT, FEATURES, IMAGES],
         "digits": [],
     }[settings["images"]]
 
@@ -240,7 +239,11 @@ def _run(settings: Settings, seed: int, stored: dict[str, Any]) -> Run:
     streams, dtype = Streams.of(seed), getattr(torch, settings["dtype"])
     generator, discriminator = _players(settings, seed)
     if settings["images"] == "folder":
-        gi.models.load_style_checkpoint(_file(CHECKPOINT), generator, discriminator)
+        path = _file(CHECKPOINT)
+        try:
+            gi.models.load_style_checkpoint(path, generator, discriminator)
+        except ValueError as error:
+            raise ValueError(f"--{OPTIONS[CHECKPOINT]} {path}: {error}") from error
     else:
         own = _read(Path(stored["pretrained"]))
         generator.load_state_dict(own["generator"])
@@ -310,11 +313,12 @@ def parts_of(settings: Settings, seed: int) -> Parts:
     """The images of a seed."""
     sizes = settings["rows"], settings["validation_rows"], settings["test_rows"]
     if settings["images"] == "folder":
-        found = gi.datasets.images(_file(IMAGES), size=settings["resolution"], colours=3).images
+        resolution, folder = settings["resolution"], _file(IMAGES)
+        found = gi.datasets.images(folder, size=resolution, colours=3, enlarge=False, colour_grey=False).images
         everything = gi.datasets.LabelledImages(found, torch.zeros(len(found), dtype=torch.long))
         if len(found) < sum(sizes):
             raise ValueError(
-                f"{_file(IMAGES)} holds {len(found)} images, but {sum(sizes)} are needed: {sizes[0]} to train on, "
+                f"{folder} holds {len(found)} images, but {sum(sizes)} are needed: {sizes[0]} to train on, "
                 f"{sizes[1]} to score by and {sizes[2]} to test on"
             )
         return Parts(None, *(part.images for part in gi.datasets.split(everything, *sizes, seed=_seed(seed))))
@@ -330,7 +334,7 @@ def _seed(seed: int) -> int:
 
 
 def _file(name: str) -> Path:
-    return (given_folder(None) or Path()) / name
+    return located(name) or Path(name)
 
 
 def _features(settings: Settings, path: str) -> nn.Module:
@@ -348,18 +352,21 @@ class Inception(nn.Module):
 
     def __init__(self, path: Path):
         super().__init__()
+        self.path = path
         try:
             self.script = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{path} is no file of features (TorchScript): {reason}") from error
+            raise ValueError(f"--{OPTIONS[FEATURES]} {path} is no file of features (TorchScript): {reason}") from error
         names = [argument.name for argument in self.script.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in names else {}
 
     def forward(self, images: Float[Tensor, "n colours h w"]) -> Float[Tensor, "n f"]:
         found = self.script((images + 1) * 127.5, **self.options)
         if not isinstance(found, Tensor) or found.ndim != 2:
-            raise ValueError("the file of features gives something else than (images, features)")
+            raise ValueError(
+                f"--{OPTIONS[FEATURES]} {self.path} gives something else than features, of shape (images, features)"
+            )
         return found
 
 

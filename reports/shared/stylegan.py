@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import gan_influence as gi
-from gan_influence.adjoint import FieldGraph
+from gan_influence import trees
+from gan_influence.adjoint import FieldGraph, row_terms
 from gan_influence.batch import Inputs
 from gan_influence.checks import check
 from gan_influence.game import Game
@@ -23,9 +24,9 @@ from gan_influence.itd import gradients_of
 from gan_influence.metrics.metric import Measurable, as_metrics
 from gan_influence.nn.equalised import EqualisedConvolution
 from gan_influence.players import logits
-from gan_influence.replay.recorded import PullBack, RecordedLinearisation
+from gan_influence.replay.recorded import PullBack, Recorded, RecordedLinearisation
 from gan_influence.stacking import stacks
-from gan_influence.state import State
+from gan_influence.state import Held, State
 from gan_influence.trees import Tree
 from gan_influence.updates import Phase, Updates
 
@@ -40,6 +41,7 @@ __all__ = [
     "fine_tuned",
     "first_order",
     "game_of",
+    "published_aid",
     "read_run",
     "shortcut",
 ]
@@ -72,6 +74,8 @@ class StyleGANCost:
         penalty: ``"mean"``: of all rows, whatever their weights, as in the code's retraining; ``"masked"``: a row's
             leaves with the row, over the same denominator n; ``"none"``: as in the code's influence.
         weight: twice the 5.
+        companions: real rows are judged in groups with the batch's generated ones, so that they do not interact: for a
+            discriminator of StyleGAN2 with ``stddev="group"``.
 
     With weights of 1 denominators are the same, and so are all runs whose penalties are. What differs is how a run
     changes with the weights. :func:`gan_influence.aid` takes the denominators for constants.
@@ -80,6 +84,7 @@ class StyleGANCost:
     denominator: str = "kept"
     penalty: str = "mean"
     weight: float = PENALTY
+    companions: bool = False
 
     def __post_init__(self) -> None:
         check(self.denominator in DENOMINATORS, "denominator", " or ".join(DENOMINATORS), self.denominator)
@@ -89,10 +94,12 @@ class StyleGANCost:
         rows, rest = {}, {}
         if "discriminator" in players.moving:
             batch = batch._replace(rows=gi.datasets.as_images(batch.rows, batch.weights.dtype))
-            real = softplus(-_discriminated(players, batch.rows))
-            rest["discriminator"] = softplus(_discriminated(players, players.generator(batch.latents))).mean()
+            judging = _Beside(players, players.generator(batch.latents)) if self.companions else players
+            real = softplus(-_discriminated(judging, batch.rows))
+            made = judging.companions if self.companions else players.generator(batch.latents)
+            rest["discriminator"] = softplus(_discriminated(players, made)).mean()
             if self.penalty != "none":
-                slopes = gi.penalties.R1(self.weight).terms(players, batch)
+                slopes = gi.penalties.R1(self.weight).terms(judging, batch)
                 if self.penalty == "masked":
                     real = real + slopes
                 else:
@@ -108,6 +115,16 @@ class StyleGANCost:
             return 1.0
         kept = weights.sum()
         return torch.where(kept > 0, len(weights) / torch.where(kept > 0, kept, 1.0), 0.0)
+
+
+class _Beside:
+    """The discriminator as real rows see it: beside generated ones."""
+
+    def __init__(self, players: Any, companions: Tensor):
+        self._players, self.companions, self.held = players, companions, players.held
+
+    def discriminator(self, rows: Tensor) -> Tensor:
+        return self._players.discriminator(rows, self.companions)
 
 
 def _discriminated(players: Any, rows: Tensor) -> Float[Tensor, " rows"]:
@@ -131,8 +148,23 @@ def adapted(generator: nn.Module, discriminator: nn.Module, rank: int, seed: int
 
 
 def game_of(generator: nn.Module, discriminator: nn.Module, cost: StyleGANCost | None = None) -> gi.Game:
-    """Their game: the discriminator moves first."""
-    return gi.Game(players={"discriminator": discriminator, "generator": generator}, cost=cost or StyleGANCost())
+    """Their game: the discriminator moves first.
+
+    Raises:
+        ValueError: the discriminator mixes real rows, for it looks at groups and the cost gives no companions; or the
+            cost gives some, and it does not look at groups.
+    """
+    cost, groups = cost or StyleGANCost(), getattr(discriminator, "stddev", "constant") == "group"
+    if groups and not cost.companions:
+        raise ValueError(
+            "the discriminator looks at the deviation within groups (stddev='group'), in which real rows would mix and "
+            "none have a term of its own: give StyleGANCost(companions=True), or take stddev='constant'"
+        )
+    if cost.companions and not groups:
+        raise ValueError("StyleGANCost(companions=True) is for a discriminator of StyleGAN2 with stddev='group'")
+    # A row alone is no test of companions: it would be judged beside others than in its batch.
+    players = {"discriminator": discriminator, "generator": generator}
+    return gi.Game(players=players, cost=cost, rows_interact=cost.companions)
 
 
 def fine_tuned(
@@ -229,6 +261,46 @@ def first_order(
     return shortcut(trace, metric, cost, scale=_NEARLY_ZERO, **settings) / _NEARLY_ZERO
 
 
+def published_aid(
+    trace: gi.Trace, metric: Measurable, *, terms: int = 1000, scale: float = 1e-3
+) -> Float[Tensor, " N"]:
+    """AID as the authors' code computes it: of its series the last term alone.
+
+    With the final discriminator and the averaged generator, and with M fresh batches after the end of the run, u goes
+    from ``(u_G, u_D) = (grad E, 0)`` through ``u <- u - s J_G^T u_G`` and then ``u <- u - s J_D^T u_D``, M times: the
+    generator's turn first, then, of what it left, the discriminator's. ``score_i = s u_D . df_i / 8`` at the end. What
+    the code means to add in each turn, grad E, is computed and dropped there: :func:`gan_influence.aid` adds it, as
+    TNNLS eq. 18 does, and takes both turns at once.
+
+    Args:
+        trace: the run, of which the end and the schedule are used, its cost with denominators of 8 and no penalty.
+        metric: what is measured, one number.
+        terms: M.
+        scale: s, which is eta too.
+
+    Raises:
+        ConvergenceError: the term overflowed.
+    """
+    cost: Any = trace.game.cost
+    pays = as_if(trace, replace(cost, denominator="batch", penalty="none")).game
+    theta, held = trace.seen(), trace.state().held
+    hop = Recorded(partial(_hop, pays, trace.updates.phases(0), scale))
+    [cotangent] = gradients_of(as_metrics(metric), trace, [trace.steps])[:, 0]
+    for m in range(terms):
+        cotangent = hop(cotangent, theta, trace.inputs(trace.steps + m).in_step, held)
+    if not cotangent.isfinite().all():
+        raise gi.ConvergenceError(
+            f"the last of {terms} terms of the published AID overflowed: take fewer, or a smaller s"
+        )
+    batch, n = trace.inputs(0).in_step, trace.size
+    block, scores = len(batch.weights), []
+    for start in range(0, n, block):
+        part = slice(start, start + block)
+        own = batch._replace(rows=trees.take(trace.data, part), weights=trace.weights[part])
+        scores += row_terms(pays, theta, [scale * cotangent], own, block, held)
+    return trace.weights * torch.cat(scores)
+
+
 def as_if(trace: gi.Trace, cost: StyleGANCost) -> gi.Trace:
     """The run's end as if its players paid another cost: for :func:`gan_influence.aid`, which does not replay it."""
     game = copy.copy(trace.game)
@@ -241,6 +313,22 @@ def _with_moments(trace: gi.Trace, moving: Float[Tensor, "rows d"], end: Float[T
     moving, k, remembered = moving.clone(), list(trace.game.players).index("generator"), slice(1, trace.updates.core)
     trace.game.split(moving)[k][remembered] = trace.game.split(end)[k][remembered]
     return moving
+
+
+def _hop(
+    pays: Game,
+    phases: tuple[Phase, ...],
+    scale: float,
+    cotangent: Float[Tensor, " d"],
+    theta: Float[Tensor, " d"],
+    batch: Inputs,
+    held: Held,
+) -> Float[Tensor, " d"]:
+    """``(I - s J)^T u`` of one turn after another, backwards, all at the same ``theta``; see :func:`published_aid`."""
+    for phase in reversed(phases):
+        product, _ = FieldGraph(pays, theta, batch, held, phase.moving).both(cotangent)
+        cotangent = cotangent - scale * product
+    return cotangent
 
 
 def _linearise(

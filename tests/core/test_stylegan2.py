@@ -10,7 +10,7 @@ from support.plain_images import correlated, filtered, leaky, of_mean_square_one
 from torch.nn.functional import conv2d, conv_transpose2d
 
 import gan_influence as gi
-from gan_influence.nn.deviation import with_deviation
+from gan_influence.nn.deviation import with_deviation, with_deviation_beside
 from gan_influence.nn.styles import ModulatedConvolution
 
 STYLE, LAYERS = 6, 2
@@ -249,6 +249,42 @@ def test_the_deviation_is_that_of_every_second_row_of_eight_in_groups_of_four():
         expected = np.sqrt(group.var(0) + 1e-8).mean()
         np.testing.assert_allclose(channel[row].numpy(), expected, rtol=1e-12)
     assert torch.equal(with_deviation(images, 4)[:, :3], images)
+
+
+@pytest.mark.parametrize("n", [8, 3, 1])
+def test_beside_companions_an_image_takes_the_place_of_one_in_its_group(n):
+    images, companions = normal(0, n, 3, 2, 2), normal(1, 8, 3, 2, 2)
+    found = with_deviation_beside(images, companions, 4)
+    for row in range(n):
+        group = np.array([images[row] if k == row else companions[k] for k in range(row % 2, 8, 2)])
+        expected = np.sqrt(group.var(0) + 1e-8).mean()
+        np.testing.assert_allclose(found[row, 3].numpy(), expected, rtol=1e-12)
+    assert torch.equal(found[:, :3], images)
+
+
+def test_beside_companions_rows_do_not_interact():
+    _, discriminator = players(stddev="group")
+    images, companions = normal(0, 8, 3, 16, 16), normal(1, 8, 3, 16, 16)
+    torch.testing.assert_close(discriminator(images, images), discriminator(images), rtol=1e-12, atol=1e-12)
+    before = discriminator(images, companions)
+    changed = torch.cat([images[:5], normal(2, 1, 3, 16, 16), images[6:]])
+    moved = (discriminator(changed, companions) - before).abs()[:, 0] > 1e-9
+    assert moved.tolist() == [k == 5 for k in range(8)]
+    assert ((discriminator(images) - before).abs() > 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("stddev", "n", "m", "message"),
+    [
+        ("group", 4, 6, "4 rows need a multiple of 4 companions, at least as many as they are, got 6"),
+        ("group", 6, 4, "6 rows need a multiple of 4 companions, at least as many as they are, got 4"),
+        ("constant", 4, 4, "a discriminator with stddev='constant' does not look at"),
+    ],
+)
+def test_companions_that_make_no_groups_are_refused(stddev, n, m, message):
+    _, discriminator = players(8, stddev=stddev)
+    with pytest.raises(ValueError, match=message):
+        discriminator(normal(0, n, 3, 8, 8), normal(1, m, 3, 8, 8))
 
 
 def test_rows_that_fill_no_groups_are_refused():

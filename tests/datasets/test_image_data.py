@@ -833,6 +833,33 @@ def test_of_an_animated_webp_the_first_picture_is_taken(tmp_path):
     assert (read(tmp_path)[0] == noise(4, 4, 3).transpose(2, 0, 1)).all()
 
 
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_an_image_smaller_than_asked_for_is_refused_unless_it_may_be_enlarged(tmp_path, shape):
+    save(tmp_path / "a.png", noise(5, 5))
+    assert images(tmp_path, size=5, enlarge=False).images.shape == (1, 1, 5, 5)
+    save(tmp_path / "b.png", noise(*shape))
+    expected = (
+        rf"b.png is {shape[0]} x {shape[1]} \(height x width\), less than the 5 x 5 asked for, and nothing is enlarged "
+        "without enlarge=True: put a larger one in its place, or take it out"
+    )
+    with pytest.raises(ValueError, match=expected):
+        images(tmp_path, size=5, enlarge=False)
+    assert images(tmp_path, size=4, enlarge=False).images.shape == (2, 1, 4, 4)
+    assert images(tmp_path, size=5).images.shape == (2, 1, 5, 5)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+def test_a_grey_image_is_refused_for_colours_unless_it_may_be_converted(tmp_path, mode):
+    save(tmp_path / "a.png", noise(4, 4, 3))
+    assert images(tmp_path, colours=3, colour_grey=False).images.shape == (1, 3, 4, 4)
+    Image.fromarray(noise(4, 4)).convert(mode).save(tmp_path / "b.png")
+    expected = rf"b.png is grey \(mode {mode}\), and none is made RGB without colour_grey=True: save it as RGB"
+    with pytest.raises(ValueError, match=expected):
+        images(tmp_path, colours=3, colour_grey=False)
+    assert images(tmp_path, colours=1, colour_grey=False).images.shape == (2, 1, 4, 4)
+    assert images(tmp_path, colours=3).images.shape == (2, 3, 4, 4)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, (4,), (4, 0), (4, 4, 3), (4, None), "4"])
 def test_impossible_sizes_are_refused(tmp_path, size):
     with pytest.raises(ValueError, match=r"size must be \(height, width\) or one whole number for both, each >= 1"):

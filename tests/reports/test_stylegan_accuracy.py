@@ -1,5 +1,6 @@
 """The report on how right scores of StyleGAN's fine-tuning are, and the problem that it shares with cleansing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from support.results import result_of
 from torch import nn
 
 import gan_influence as gi
+from reports.__main__ import main
+from reports.data import on_own_files
 from reports.experiments import EXPERIMENTS, stylegan_accuracy
 from reports.experiments.stylegan_accuracy import (
     ALL,
@@ -28,12 +31,17 @@ from reports.experiments.stylegan_accuracy import (
     fraction_of,
 )
 from reports.figures import write_figure
+from reports.page import write_experiment
 from reports.parts import cats
 from reports.parts.agreement import ERROR
-from reports.shared.stylegan import StyleGANCost, as_if, first_order, shortcut
+from reports.runner import made_by, result_identity
+from reports.shared.data import VARIABLE, located
+from reports.shared.stylegan import StyleGANCost, as_if, first_order, published_aid, shortcut
+from reports.shared.workers import worker_pool
 from reports.summary import Summary
 
 ACCURACY = EXPERIMENTS["stylegan-accuracy"]
+ROOT = Path(__file__).parents[2]
 TINY = {
     **stylegan_accuracy.SMOKE,
     "pretraining_rows": 40,
@@ -171,7 +179,7 @@ def test_ones_own_images_checkpoint_and_features_are_used(folder, monkeypatch, t
 
     monkeypatch.setattr(gi.models, "load_style_checkpoint", load)
     monkeypatch.setattr(cats, "BATCH", 8)
-    assert ACCURACY.files(OWN, [0]) == ["stylegan/checkpoint.pt", "stylegan/features.pt"]
+    assert ACCURACY.files(OWN, [0]) == ["stylegan/checkpoint.pt", "stylegan/features.pt", "stylegan/images"]
     prepared = ACCURACY.prepare(OWN, 0, tmp_path, "cpu")
     given = cats.cats(OWN, 0, prepared, "cpu")
     assert loaded
@@ -181,13 +189,139 @@ def test_ones_own_images_checkpoint_and_features_are_used(folder, monkeypatch, t
     assert torch.allclose(given.test.mean, levels.mean(3).flatten(1).mean(0), rtol=1e-6)
 
 
+@pytest.fixture
+def at_paper(monkeypatch):
+    """``program(*arguments)``: what ``python -m reports`` would run, at a paper's preset that is small."""
+    for variable in (VARIABLE, "GAN_INFLUENCE_CHECKPOINT", "GAN_INFLUENCE_FEATURES"):
+        monkeypatch.setenv(variable, "")
+    presets = {**ACCURACY.presets, "paper": replace(ACCURACY.presets["paper"], settings=OWN)}
+    monkeypatch.setitem(EXPERIMENTS, "stylegan-accuracy", replace(ACCURACY, presets=presets))
+    began = []
+    monkeypatch.setattr("reports.runner.run", lambda experiment, *_, **__: began.append(experiment) or {"runs": []})
+    monkeypatch.setattr("reports.page.write_experiment", lambda *_: None)
+    monkeypatch.setattr("reports.page.write_page", lambda *_: None)
+
+    def program(*arguments):
+        monkeypatch.setattr("sys.argv", ["reports", "stylegan-accuracy", *map(str, arguments)])
+        main()
+        return began.pop()
+
+    return program
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of images, and two files beside it."""
+    from PIL import Image
+
+    (tmp_path / "cats").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "cats" / "a.png")
+    for name in ("players.pt", "inception.pt"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def options_of(own):
+    return "--data", own / "cats", "--checkpoint", own / "players.pt", "--features", own / "inception.pt"
+
+
+def test_files_named_on_the_command_line_are_where_workers_look(at_paper, own):
+    at_paper("--preset", "paper", "--out", own / "out", *options_of(own))
+    found = {"stylegan/checkpoint.pt": "players.pt", "stylegan/features.pt": "inception.pt", "stylegan/images": "cats"}
+    with worker_pool(1) as pool:
+        assert [pool.submit(located, file).result() for file in found] == [own / path for path in found.values()]
+    (own / "cats" / "stylegan" / "images").mkdir(parents=True)
+    assert located("stylegan/images") == own / "cats" / "stylegan" / "images"
+
+
+@pytest.mark.parametrize("changed", ["players.pt", "inception.pt", "cats/b.png"])
+def test_results_of_other_files_are_not_taken_up(at_paper, own, changed):
+    arguments = "--preset", "paper", "--out", own / "out", *options_of(own)
+    before, again = (at_paper(*arguments).presets["paper"].settings for _ in range(2))
+    assert made_by(before, "cpu") == made_by(again, "cpu")
+    assert {**OWN, "files": before["files"]} == before
+    (own / changed).write_text("another")
+    after = at_paper(*arguments)
+    assert made_by(after.presets["paper"].settings, "cpu") != made_by(before, "cpu")
+    assert result_identity(after, after.presets["paper"].settings) != result_identity(after, before)
+
+
+def test_results_without_files_of_ones_own_are_what_they_were(at_paper, own):
+    for preset in ("smoke", "standard"):
+        assert on_own_files(ACCURACY, preset) is ACCURACY
+    assert at_paper("--preset", "smoke", "--out", own / "out").presets["smoke"] == ACCURACY.presets["smoke"]
+
+
+def test_files_that_are_missing_are_named_with_their_options(at_paper, own, capsys):
+    paper = "--preset", "paper", "--out", own / "out"
+    with pytest.raises(SystemExit, match=r"--checkpoint \S*none.pt: there is no such file"):
+        at_paper(*paper, "--checkpoint", own / "none.pt")
+    with pytest.raises(SystemExit, match=r"needs stylegan/checkpoint.pt and 2 more, and no data folder is named.*DIR"):
+        at_paper(*paper)
+    with pytest.raises(SystemExit, match=r"needs stylegan/features.pt, .*--data DIR .*, or --features FILE by itself,"):
+        at_paper(*paper, "--data", own / "cats", "--checkpoint", own / "players.pt")
+    (own / "cats" / "a.png").unlink()
+    with pytest.raises(SystemExit, match=r"--data: .*cats holds no image"):
+        at_paper(*paper, *options_of(own))
+    with pytest.raises(SystemExit):
+        at_paper("--preset", "standard", "--features", own / "inception.pt")
+    assert "stylegan-accuracy at --preset standard reads no such file" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_files_that_are_none_are_named(folder, tmp_path):
     (folder / "features.pt").write_bytes(b"no script")
-    with pytest.raises(ValueError, match=r"features.pt is no file of features \(TorchScript\)"):
+    with pytest.raises(ValueError, match=r"--features .*features.pt is no file of features \(TorchScript\)"):
         cats.Inception(folder / "features.pt")
     with pytest.raises(ValueError, match="holds 90 images, but 210 are needed"):
         cats.parts_of({**OWN, "rows": 140}, 0)
+
+
+class Pixels(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_script_that_gives_no_features_is_named(tmp_path):
+    torch.jit.script(Pixels()).save(str(tmp_path / "pixels.pt"))
+    with pytest.raises(
+        ValueError, match=r"--features .*pixels.pt gives something else than features, of shape \(images"
+    ):
+        cats.Inception(tmp_path / "pixels.pt")(torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "has no 'g_running', where the StyleGANGenerator would be"),
+        ({"g_running": {"style.1.linear.weight_orig": torch.zeros(3, 3)}}, "has shape .3, 3., but"),
+        (None, "no checkpoint that torch can read"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_with_its_first_parameter_that_does_not(
+    folder, tmp_path, content, message
+):
+    if content is None:
+        (folder / "checkpoint.pt").write_bytes(b"nothing")
+    else:
+        torch.save(content, folder / "checkpoint.pt")
+    with pytest.raises(ValueError, match=rf"--checkpoint {folder}/checkpoint.pt: .*{message}"):
+        ACCURACY.prepare(OWN, 0, tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((8, 7, 3), r"small.png is 8 x 7 \(height x width\), less than the 8 x 8"), ((8, 8), "is grey")],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_ones_own_images_are_neither_enlarged_nor_coloured(folder, shape, message):
+    from PIL import Image
+
+    Image.fromarray(np.zeros(shape, dtype=np.uint8)).save(folder / "images" / "small.png")
+    with pytest.raises(ValueError, match=message):
+        cats.parts_of(OWN, 0)
 
 
 # --- the experiment
@@ -233,6 +367,7 @@ def test_every_method_is_what_its_name_says(records, given):
         "code": 0.01 * shortcut(trace, metric, none, moments="code", scale=0.01, last=3),
         "sum": first_order(trace, metric, StyleGANCost(), moments="exact", last=3),
         "aid": gi.aid(as_if(trace, none), metric, terms=3, scale=0.001),
+        "published": published_aid(trace, metric, terms=3, scale=0.001),
     }
     for key, scores in expected.items():
         assert records[f"one-{key}"]["scores"] == pytest.approx([float(scores[own].sum()) for own in removals]), key
@@ -268,6 +403,30 @@ def test_an_estimate_that_does_not_converge_has_no_cell(records, monkeypatch, pr
     found = ACCURACY.combine(TINY, {**records, "one-aid": record})
     assert found[TAU]["AID"][column(ONE, SINGLE)] is None
     assert found[TAU]["AID"][column(ALL, SINGLE)] is not None
+
+
+def test_results_of_before_a_row_was_added_are_summed_up_without_it(values, tmp_path):
+    """And beside a run that has the row, this one's is all that there is."""
+    added = "AID as in the published code"
+    old = {table: {row: own for row, own in of.items() if row != added} for table, of in values.items()}
+    experiment = replace(ACCURACY, presets={"smoke": replace(ACCURACY.presets["smoke"], settings=TINY)})
+    before, after = ({"seed": k, "seconds": 1.0, "values": own} for k, own in enumerate((old, values)))
+    result = result_of(experiment, "smoke", [before])
+    assert {cell["row"] for cell in result["cells"] if cell["table"] == TAU} == set(ACCURACY.rows(TINY)) - {added}
+    summary = Summary(experiment, result)
+    write_figure(experiment.figures[0], summary, tmp_path)
+    write_experiment(experiment, result, tmp_path)
+    assert added not in "".join(experiment.findings(summary)) + (tmp_path / "table.md").read_text()
+    cells = [cell for cell in result_of(experiment, "smoke", [before, after])["cells"] if cell["table"] == TAU]
+    assert {cell["row"]: cell["seeds"] for cell in cells} == {
+        row: 1 if row == added else 2 for row in ACCURACY.rows(TINY)
+    }
+
+
+def test_the_committed_result_is_drawn_as_it_is(tmp_path):
+    result = json.loads((ROOT / "reports/results/stylegan-accuracy.json").read_text())
+    write_experiment(ACCURACY, result, tmp_path)
+    assert Summary(ACCURACY, result).cells() == result["cells"]
 
 
 def test_the_figure_is_drawn_and_the_question_answered(values, tmp_path):

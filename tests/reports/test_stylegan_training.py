@@ -1,6 +1,7 @@
 """StyleGAN's fine-tuning: mixing, noise, R1, Adam, the averaged generator and adapters, all differentiated."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ IMAGES = LEVELS.double() / 127.5 - 1
 DECAY, LR, EPS = 0.9, 2e-3, 1e-8
 MODELS = {"stylegan": gi.models.stylegan, "stylegan2": gi.models.stylegan2}
 each_model = pytest.mark.parametrize("model", MODELS)
+GROUPS = "stylegan2 in groups"
+MAKERS = {**MODELS, GROUPS: partial(gi.models.stylegan2, stddev="group")}
 COSTS = {
     "retraining-of-the-code": ("kept", "mean"),
     "influence-of-the-code": ("batch", "none"),
@@ -29,7 +32,7 @@ COSTS = {
 
 def players(model):
     """Noise weights other than 0, so that noise matters."""
-    pair = MODELS[model](8, style_size=4, mapping_layers=1, channels=3, dtype=torch.float64, seed=1)
+    pair = MAKERS[model](8, style_size=4, mapping_layers=1, channels=3, dtype=torch.float64, seed=1)
     for name, parameter in pair[0].named_parameters():
         if "noise" in name:
             parameter.data.fill_(0.5)
@@ -44,7 +47,8 @@ def schedule(model):
 @lru_cache
 def trace_of(model, cost, weights=None, steps=STEPS):
     modules = players(model)
-    game = stylegan.game_of(modules["generator"], modules["discriminator"], StyleGANCost(*COSTS[cost]))
+    pays = StyleGANCost(*COSTS[cost], companions=model == GROUPS)
+    game = stylegan.game_of(modules["generator"], modules["discriminator"], pays)
     return gi.train(
         game,
         LEVELS,
@@ -67,7 +71,7 @@ def metric_of(model):
     return lambda players: players.generator(latents).square().mean()
 
 
-def plain_cost(denominator, penalty, weights):
+def plain_cost(denominator, penalty, weights, companions=False):
     """The cost once more, with R1 by a second graph; rows bring along which they are."""
 
     def cost(players, batch):
@@ -75,9 +79,12 @@ def plain_cost(denominator, penalty, weights):
         if "discriminator" in players.moving:
             images, which = batch.rows
             own = weights[which]
-            real = softplus(-players.discriminator(images)[:, 0])
-            fake = softplus(players.discriminator(players.generator(batch.latents))[:, 0]).mean()
-            slopes = 5 * squared_slopes(players, images)
+            made = players.generator(batch.latents)
+            beside = (made,) if companions else ()
+            judging = SimpleNamespace(discriminator=lambda images: players.discriminator(images, *beside))
+            real = softplus(-judging.discriminator(images)[:, 0])
+            fake = softplus(players.discriminator(made)[:, 0]).mean()
+            slopes = 5 * squared_slopes(judging, images)
             paid = {"mean": real, "masked": real + slopes, "none": real}[penalty]
             rest["discriminator"] = fake + (slopes.mean() if penalty == "mean" else 0)
             n = own.sum() if denominator == "kept" else len(own)
@@ -93,7 +100,7 @@ def run_in_plain_torch(model, cost, weights):
     modules = players(model)
     return unrolled(
         modules,
-        plain_cost(*COSTS[cost], weights),
+        plain_cost(*COSTS[cost], weights, companions=model == GROUPS),
         (IMAGES, torch.arange(N)),
         schedule(model),
         STEPS,
@@ -111,11 +118,29 @@ def unrolled_scores(model, cost):
     return -torch.autograd.grad(value, weights)[0]
 
 
-@pytest.mark.parametrize(("model", "cost"), [*(("stylegan", cost) for cost in COSTS), ("stylegan2", CODE)])
+@pytest.mark.parametrize(
+    ("model", "cost"), [*(("stylegan", cost) for cost in COSTS), ("stylegan2", CODE), (GROUPS, CODE)]
+)
 def test_itd_equals_unrolled_training(model, cost):
     found, expected = gi.itd(trace_of(model, cost), metric_of(model)), unrolled_scores(model, cost)
     assert relative_error(found, expected) < 1e-9
     assert (expected != 0).all()
+
+
+def test_a_removal_beside_companions_is_retraining_without_the_row():
+    trace, metric = trace_of(GROUPS, CODE), metric_of(GROUPS)
+    together = gi.counterfactual(trace, metric, [[1], [2, 6]])
+    alone = torch.stack([gi.measure(metric, gi.retrain(trace, rows)) for rows in ([1], [2, 6])])
+    assert relative_error(together, alone - gi.measure(metric, trace)) < 1e-9
+
+
+def test_groups_that_would_mix_real_rows_are_refused():
+    modules = players(GROUPS)
+    with pytest.raises(ValueError, match=r"real rows would mix .* StyleGANCost\(companions=True\), or take stddev='co"):
+        stylegan.game_of(modules["generator"], modules["discriminator"])
+    modules = players("stylegan")
+    with pytest.raises(ValueError, match="is for a discriminator of StyleGAN2 with stddev='group'"):
+        stylegan.game_of(modules["generator"], modules["discriminator"], StyleGANCost(companions=True))
 
 
 def test_itd_of_recorded_steps_equals_unrolled_training(monkeypatch):
@@ -175,6 +200,47 @@ def published_recursion(model, s, last):
             scores -= s * of_rows
             u["discriminator"], u["generator"] = u["discriminator"] + s * of_d, u["generator"] + s * of_g
     return scores
+
+
+@each_model
+def test_published_aid_is_the_last_term_of_the_published_series(model):
+    found = stylegan.published_aid(trace_of(model, CODE), metric_of(model), terms=3, scale=0.3)
+    assert relative_error(found, published_last_term(model, 3, 0.3)) < 1e-10
+
+
+def published_last_term(model, terms, s):
+    """``(u_D, u_G) -= s J'u_G``, then ``-= s J'u_D``, at the last D and averaged G; ``infl = s u_D . dg/d mask``."""
+    trace, modules = trace_of(model, CODE), players(model)
+    sizes = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in modules.values()]
+    end = [dict(zip(modules, row.split(sizes), strict=True)) for row in trace.state().moving]
+    at = {"discriminator": end[0]["discriminator"], "generator": end[3]["generator"]}
+    at = {name: part.clone().requires_grad_() for name, part in at.items()}
+    buffers = {name: dict(module.named_buffers()) for name, module in modules.items()}
+    cost = plain_cost("batch", "none", torch.ones(N, dtype=torch.float64))
+
+    def slopes(t, drawn, name):
+        weights = torch.ones(BATCH, dtype=torch.float64, requires_grad=True)
+        batch = batch_at(t, (IMAGES, torch.arange(N)), drawn)
+        return weights, field(modules, cost, at, buffers, batch, weights, [name], {})[name]
+
+    value = measured(metric_of(model), modules, at, buffers)
+    u = dict(zip(at, torch.autograd.grad(value, list(at.values()), materialize_grads=True), strict=True))
+    for t in range(STEPS, STEPS + terms):
+        for name in ("generator", "discriminator"):
+            _, slope = slopes(t, schedule(model)(t), name)
+            pulled = torch.autograd.grad(slope, list(at.values()), u[name], materialize_grads=True)
+            u = {key: own - s * product for (key, own), product in zip(u.items(), pulled, strict=True)}
+    scores = torch.zeros(N, dtype=torch.float64)
+    for t in range(N // BATCH):  # an epoch: every row once
+        drawn = schedule(model)(t)
+        weights, slope = slopes(t, drawn, "discriminator")
+        scores[drawn.indices] = s * torch.autograd.grad(slope, weights, u["discriminator"])[0]
+    return scores
+
+
+def test_published_aid_that_overflows_says_so():
+    with pytest.raises(gi.ConvergenceError, match="the last of 20 terms of the published AID overflowed"):
+        stylegan.published_aid(trace_of("stylegan", CODE), metric_of("stylegan"), terms=20, scale=1e30)
 
 
 @each_model
