@@ -141,15 +141,18 @@ def enlarged_digits() -> tuple[gi.datasets.LabelledImages, None]:
     return gi.datasets.LabelledImages(pad(large, (2, 2, 2, 2), value=-1.0), labels), None
 
 
+def mnist() -> tuple[gi.datasets.LabelledImages, gi.datasets.LabelledImages]:
+    return gi.datasets.mnist("train"), gi.datasets.mnist("test")
+
+
+def cifar10() -> tuple[gi.datasets.LabelledImages, gi.datasets.LabelledImages]:
+    return gi.datasets.cifar10("train"), gi.datasets.cifar10("test")
+
+
+CIFAR10 = ["cifar10/train.npz", "cifar10/test.npz"]
 DATA = {
-    "mnist": Images(
-        *("MNIST", lambda: (gi.datasets.mnist("train"), gi.datasets.mnist("test"))),
-        *(2, False, gi.models.mnist_cnn, 0.1, MNIST),
-    ),
-    "cifar10": Images(
-        *("CIFAR10", lambda: (gi.datasets.cifar10("train"), gi.datasets.cifar10("test"))),
-        *(4, True, gi.models.cifar_cnn, 10.0, ["cifar10/train.npz", "cifar10/test.npz"]),
-    ),
+    "mnist": Images("MNIST", mnist, 2, False, gi.models.mnist_cnn, 0.1, MNIST),
+    "cifar10": Images("CIFAR10", cifar10, 4, True, gi.models.cifar_cnn, 10.0, CIFAR10),
     "digits": Images("digits", enlarged_digits, 2, False, gi.models.mnist_cnn, 0.1, []),
 }
 
