@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -72,12 +73,19 @@ def _parts(rows: Any, size: int) -> list[Any]:
     return [trees.take(rows, slice(k, k + 1000)) for k in range(0, size, 1000)]
 
 
-def isolation_forest(rows: Float[Tensor, "N *instance"], seed: int = 0) -> Float[Tensor, " N"]:
+def isolation_forest(
+    rows: Float[Tensor, "N *instance"], seed: int = 0, healthy: Float[Tensor, "n *instance"] | None = None
+) -> Float[Tensor, " N"]:
     """How normal each row is to an isolation forest (Liu et al. 2008), in (-1, 0), float64: lower is more abnormal.
 
     scikit-learn's ``IsolationForest(random_state=seed).fit(rows).score_samples(rows)``, each row flattened. As a
     baseline of ICLR 5.2 it takes the most abnormal rows for the most harmful, ``scores.argsort()[:n_h]``; it is given
     the raw rows of 2D-Normal, but a classifier's features of MNIST.
+
+    Args:
+        rows: to be scored.
+        seed: of the trees.
+        healthy: what the trees are fitted to; by default the rows themselves.
 
     Raises:
         ImportError: scikit-learn is not installed.
@@ -88,24 +96,25 @@ def isolation_forest(rows: Float[Tensor, "N *instance"], seed: int = 0) -> Float
         from sklearn.ensemble import IsolationForest
     except ImportError as error:
         raise ImportError("isolation_forest needs scikit-learn: pip install scikit-learn") from error
-    check_rows("rows", rows)
-    flat = _float_rows(rows).cpu().numpy()
-    scores = IsolationForest(random_state=seed).fit(flat).score_samples(flat)
+    flat = _flattened("rows", rows)
+    fitted = IsolationForest(random_state=seed).fit(flat if healthy is None else _flattened("healthy", healthy))
+    scores = fitted.score_samples(flat)
     return torch.from_numpy(scores).to(rows.device)
 
 
-def _float_rows(rows: Float[Tensor, "N *instance"]) -> Float[Tensor, "N d"]:
-    """Flattened, and at least float32: NumPy has no bfloat16."""
+def _flattened(name: str, rows: Float[Tensor, "N *instance"]) -> Float[np.ndarray, "N d"]:
+    """Each row as a vector, of at least float32: NumPy has no bfloat16."""
+    check_rows(name, rows)
     flat = rows.detach().reshape(len(rows), -1)
     largest = torch.finfo(torch.float32).max
     beyond = (flat.abs() > largest).nonzero()
     if len(beyond):
         row, column = beyond[0].tolist()
         raise ValueError(
-            f"rows[{row}] holds {flat[row, column].item():.3g}, but isolation_forest compares in float32, up to "
+            f"{name}[{row}] holds {flat[row, column].item():.3g}, but isolation_forest compares in float32, up to "
             f"{largest:.3g}: divide the rows by a constant"
         )
-    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+    return flat.to(torch.promote_types(flat.dtype, torch.float32)).cpu().numpy()
 
 
 def random_order(n: int, seed: int) -> Float[Tensor, " n"]:

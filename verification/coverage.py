@@ -31,8 +31,9 @@ class Item:
 DEFINES = "defines a symbol; what is said of it is tested where it is used"
 LAYERS = "an architecture; tests/models/test_dcgan.py and tests/models/test_fcgan.py count its layers and parameters"
 CLASSIFIER = "an architecture; tests/models/test_classifier.py has the sizes of its layers"
+MODELS = "an architecture; tests/models/test_supervised.py counts its layers and parameters"
 SETTINGS = "settings; the experiments' presets have them, or the published code's where these differ"
-REASONS = (DEFINES, LAYERS, CLASSIFIER, SETTINGS)
+REASONS = (DEFINES, LAYERS, CLASSIFIER, MODELS, SETTINGS)
 
 
 def _items(paper: str, kind: str, *rows: tuple[str, str], first: int = 1) -> list[Item]:
@@ -232,6 +233,20 @@ ITEMS: list[Item] = [
     ),
     *_items("NeurIPS", "lemma", ("sizes between h_j(Lambda) and h_j(lambda)", "sgd-lemma-7"), first=7),
     *_items("NeurIPS", "table", ("settings of SGD, Section 7.1", "sgd-influence-accuracy"), first=2),
+    *_items(
+        "NeurIPS",
+        "figure",
+        ("CNNs", MODELS),
+        ("autoencoders", MODELS),
+        ("error after cleansing, MNIST", "sgd-influence-cleansing"),
+        ("its spread, MNIST", "sgd-influence-cleansing"),
+        ("error after cleansing, CIFAR10", "sgd-influence-cleansing"),
+        ("its spread, CIFAR10", "sgd-influence-cleansing"),
+        ("runs that improve", "sgd-influence-cleansing"),
+        ("influential digits", "sgd-influence-cleansing"),
+        ("influential images of CIFAR10", "sgd-influence-cleansing"),
+        first=4,
+    ),
 ]
 
 SENTENCES = (

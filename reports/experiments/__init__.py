@@ -12,6 +12,7 @@ from reports.experiments.lqgan_accuracy import LQGAN_ACCURACY
 from reports.experiments.lqgan_cleansing import LQGAN_CLEANSING
 from reports.experiments.lqgan_initialisation import LQGAN_INITIALISATION
 from reports.experiments.sgd_influence_accuracy import SGD_INFLUENCE_ACCURACY
+from reports.experiments.sgd_influence_cleansing import SGD_INFLUENCE_CLEANSING
 from reports.experiments.stylegan_accuracy import STYLEGAN_ACCURACY
 from reports.experiments.stylegan_cleansing import STYLEGAN2_CLEANSING, STYLEGAN_CLEANSING
 
@@ -34,5 +35,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         STYLEGAN2_CLEANSING,
         LDS,
         SGD_INFLUENCE_ACCURACY,
+        SGD_INFLUENCE_CLEANSING,
     )
 }

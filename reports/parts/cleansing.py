@@ -45,6 +45,7 @@ __all__ = [
 FULL, ONE = "full-epoch retraining", "one-epoch retraining"
 NO_CHANGE = Baseline("0", lambda settings: 0.0)
 LEVEL = 0.05
+ACROSS = {"rates": "removal rate", "counts": "number of removed rows"}  # by the setting
 
 
 def in_hundredths(rate: float) -> str:
@@ -110,13 +111,13 @@ def means(summary: Summary, table: str, row: str) -> list[float | None]:
     return [summary.mean(table, row, column) for column in summary.columns]
 
 
-def draw_over_rates(axes: Any, summary: Summary, label: str) -> None:
-    """What axes over removal rates have in common."""
+def draw_over_rates(axes: Any, summary: Summary, label: str, removed: str = "rates") -> None:
+    """What axes over removal rates, or over another of the settings, have in common."""
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xticks(summary.settings["rates"], summary.columns, fontsize=8 if len(summary.columns) > 6 else None)
+    axes.set_xticks(summary.settings[removed], summary.columns, fontsize=8 if len(summary.columns) > 6 else None)
     axes.xaxis.minorticks_off()
-    axes.set_xlabel("removal rate")
+    axes.set_xlabel(ACROSS[removed])
     axes.set_ylabel(f"{label}, mean over seeds")
     axes.grid(alpha=0.25)
 
@@ -130,18 +131,20 @@ class Line(NamedTuple):
     label: str
 
 
-def draw_panels(figure: Any, summary: Summary, panels: Mapping[str, Callable[[str], Sequence[Line]]]) -> None:
+def draw_panels(
+    figure: Any, summary: Summary, panels: Mapping[str, Callable[[str], Sequence[Line]]], removed: str = "rates"
+) -> None:
     """Changes over rates: a line of panels a strategy, a panel a measure.
 
-    ``panels`` has a measure's axis label, and its lines given the strategy.
+    ``panels`` has a measure's axis label, and its lines given the strategy; ``removed`` is the setting along the axis.
     """
     axes_of = figure.subplots(len(summary.settings["strategies"]), len(panels), squeeze=False)
     for across, strategy in zip(axes_of, summary.settings["strategies"], strict=True):
         for axes, (label, lines) in zip(across, panels.items(), strict=True):
             for line in lines(strategy):
                 found = means(summary, line.table, line.row)
-                axes.plot(summary.settings["rates"], found, line.style, markersize=4, label=line.label)
-            draw_over_rates(axes, summary, label)
+                axes.plot(summary.settings[removed], found, line.style, markersize=4, label=line.label)
+            draw_over_rates(axes, summary, label, removed)
             axes.set_title(strategy, fontsize=9)
     legend_below(figure, axes_of[0, 0])
 
@@ -249,7 +252,7 @@ def below(p_values: Sequence[float]) -> int:
 
 
 def listed(columns: Sequence[str]) -> str:
-    return ", ".join(columns) or "no rate"
+    return ", ".join(columns) or "none"
 
 
 def _difference(pair: Comparison) -> str:

@@ -86,3 +86,13 @@ def test_a_seed_fixes_the_random_scores_and_the_global_generator_is_left_alone()
 def test_random_scores_refuse_fewer_than_one_row(n):
     with pytest.raises(ValueError, match=f"n must be a whole number >= 1, got {n}"):
         random_order(n, seed=0)
+
+
+def test_a_forest_fitted_to_healthy_rows_scores_the_others():
+    random = torch.Generator().manual_seed(0)
+    healthy, rows = torch.randn(60, 2, 2, generator=random), 3 + torch.randn(20, 2, 2, generator=random)
+    fitted = IsolationForest(random_state=4).fit(healthy.flatten(1).numpy())
+    assert isolation_forest(rows, 4, healthy).tolist() == fitted.score_samples(rows.flatten(1).numpy()).tolist()
+    assert isolation_forest(rows, 4, healthy).max() < isolation_forest(healthy, 4).mean()
+    with pytest.raises(ValueError, match="healthy"):
+        isolation_forest(rows, 4, healthy * float("nan"))

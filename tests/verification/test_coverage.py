@@ -31,6 +31,7 @@ LAST = {
     ("NeurIPS", "theorem"): 6,
     ("NeurIPS", "lemma"): 7,
     ("NeurIPS", "table"): 2,
+    ("NeurIPS", "figure"): 12,
 }
 """The last number of each kind in each paper, as typed from the papers: apart from the list that it is to hold."""
 
@@ -39,6 +40,7 @@ FIRST = {
     ("NeurIPS", "theorem"): 5,
     ("NeurIPS", "lemma"): 7,
     ("NeurIPS", "table"): 2,
+    ("NeurIPS", "figure"): 4,
 }
 """The first number, where it is not 1: of a supplement, which goes on with the paper's numbers."""
 
