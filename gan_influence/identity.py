@@ -64,8 +64,7 @@ def of_game(trace: Trace, steps: Iterable[int]) -> dict[str, str]:
         "constants": digest(*game.constants()),
         "loss": f"{_named(game.loss or game.cost)}, {described(game.cost, game.period)}",
         "l2": str(tuple(game.l2.values())),
-        "l2_of": game.l2_of,
-        "l2_by_row": str(game.l2_by_row),
+        "l2_of": game.l2_of + (", by row" if game.l2_by_row else ""),
         "optimizer": "; ".join(map(_named, optimizers.values()))
         + f", {described(optimizers, [updates.rates(t) for t in steps])}",
         "update": str(updates.update),

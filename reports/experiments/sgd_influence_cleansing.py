@@ -280,12 +280,9 @@ class Run:
     def of(cls, settings: Settings, seed: int, data: str, device: str) -> Run:
         streams, about, draw = Streams.of(seed), DATA[data], partial(drawn, data)
         training, validation, test = splits(settings, seed, data)
-        size, own, larger = (
-            len(training.images),
-            settings["batch"],
-            min(settings["descent"]["batch"], settings["rows"][data]),
-        )
-        schedule = gi.Minibatches(size, own, seed=streams.schedule, noise=draw)
+        size = len(training.images)
+        larger = min(settings["descent"]["batch"], size)
+        schedule = gi.Minibatches(size, settings["batch"], seed=streams.schedule, noise=draw)
         steps = settings["epochs"] * schedule.steps_per_epoch
         model, cost = about.model(seed=streams.model), Augmented(about.shift, classified)
         trace = gi.train(

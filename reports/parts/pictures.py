@@ -39,9 +39,9 @@ def from_text(text: dict[str, Any]) -> UInt8[np.ndarray, "n h w *colours"]:
 
 
 def sheet(axes: Any, images: UInt8[np.ndarray, "n h w *colours"], marked: Sequence[bool] = ()) -> None:
-    """Images in a square, a frame around each of those marked."""
+    """Images in as many columns as rows, or one more; a frame around each of those marked."""
     across, size = int(np.ceil(np.sqrt(len(images)))), images.shape[1] + 1
-    whole = np.full((across * size, across * size, *images.shape[3:]), 127, dtype=np.uint8)
+    whole = np.full((-(-len(images) // across) * size, across * size, *images.shape[3:]), 127, dtype=np.uint8)
     for k, image in enumerate(images):
         top, left = (size * place for place in divmod(k, across))
         whole[top : top + size - 1, left : left + size - 1] = image

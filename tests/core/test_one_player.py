@@ -408,7 +408,7 @@ def test_the_l2_of_a_player_without_rows_stays_and_that_of_kernels_is_shared_too
 
 def test_runs_of_which_one_shares_l2_among_rows_are_retrained_apart():
     traces = [task("cross-entropy", l2_by_row=by_row).train(3) for by_row in (False, True)]
-    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2_by_row"):
+    with pytest.raises(ValueError, match=r"traces\[1\] differs from traces\[0\] in l2_of"):
         counterfactuals(traces, [task("cross-entropy").metric()] * 2, [[[1]]] * 2)
 
 
