@@ -92,7 +92,7 @@ BY_KEY = {method.key: method for method in METHODS.values()}
 
 MEASURED: Settings = {
     "windows": [ONE, ALL],
-    "removals": {ONE: 30, ALL: 10},
+    "removals": 30,
     "sets": 10,
     "share": 0.01,
     "fractions": [1e-6, 1e-4, 1e-2],
@@ -102,10 +102,11 @@ MEASURED: Settings = {
     "random_seed": 0,
 }
 PUBLISHED: Settings = {**OF_THE_PAPER, **MEASURED, "windows": [ONE]}
-STANDARD: Settings = {**SMALL, **MEASURED, "terms": 300}
+STANDARD: Settings = {**SMALL, **MEASURED, "windows": [ONE], "terms": 300}
 SMOKE: Settings = {
     **on_digits(STANDARD),
-    "removals": {ONE: 4, ALL: 4},
+    "windows": [ONE, ALL],
+    "removals": 4,
     "sets": 2,
     "share": 0.05,
     "per_unit": 3,
@@ -137,19 +138,12 @@ def column(window: str, kind: str) -> str:
 
 def units(settings: Settings) -> list[str]:
     """The longest first: retrainings over all epochs, and every method's scores over each window."""
+    parts = range(-(-(settings["removals"] + settings["sets"]) // settings["per_unit"]))
     return [
         f"{window.split()[0]}-{work}"
         for window in reversed(settings["windows"])
-        for work in (
-            *(f"truth{part}" for part in range(_parts(settings, window))),
-            *BY_KEY,
-            *(["fraction"] if window == ONE else []),
-        )
+        for work in (*(f"truth{part}" for part in parts), *BY_KEY, *(["fraction"] if window == ONE else []))
     ]
-
-
-def _parts(settings: Settings, window: str) -> int:
-    return -(-(settings["removals"][window] + settings["sets"]) // settings["per_unit"])
 
 
 def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +151,7 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     began, work = unit.split("-")
     window = next(window for window in (ONE, ALL) if window.startswith(began))
     last = steps_per_epoch(settings) if window == ONE else None
-    removals = removed(settings, seed, given, window)
+    removals = removed(settings, seed, given)
     if work == "fraction":
         return {"influence": _fractions(settings, given, removals[: settings["sets"]], last)}
     if work.startswith("truth"):
@@ -169,14 +163,14 @@ def run_unit(settings: Settings, seed: int, unit: str, device: str, prepared: di
     return {"scores": [float(scores[own].sum()) for own in removals], "data": data_digest(given.trace)}
 
 
-def removed(settings: Settings, seed: int, given: Cats, window: str) -> list[list[int]]:
-    """Single rows, then disjoint sets of a share of all: the same sets, and the same first rows, in every window."""
-    size, singles = given.trace.size, settings["removals"]
+def removed(settings: Settings, seed: int, given: Cats) -> list[list[int]]:
+    """Single rows, and then disjoint sets of a share of all."""
+    size = given.trace.size
     order = np.random.default_rng(Streams.of(seed).choice).permutation(size).tolist()
     many = max(round(settings["share"] * size), 1)
-    rest = order[max(singles.values()) :]
+    rest = order[settings["removals"] :]
     sets = [rest[k * many : (k + 1) * many] for k in range(settings["sets"])]
-    return [[row] for row in order[: singles[window]]] + sets
+    return [[row] for row in order[: settings["removals"]]] + sets
 
 
 def _truth(
@@ -210,7 +204,7 @@ def combine(settings: Settings, records: dict[str, dict[str, Any]]) -> Values:
         truth = np.concatenate([part["influence"] for part in parts])
         noise = np.sqrt(np.mean(np.concatenate([part["rounding"] for part in parts]) ** 2))
         first = records[f"{began}{METHODS[FIRST].key}"]["scores"]
-        singles = settings["removals"][window]
+        singles = settings["removals"]
         of_kind = {SINGLE: (slice(0, singles), truth[:singles]), SETS: (slice(singles, None), truth[singles:])}
         shares = {SINGLE: 1.0, SETS: 1.0}
         if f"{began}fraction" in records:
@@ -333,12 +327,11 @@ STYLEGAN_ACCURACY = Experiment(
         "features of a classifier. Exact ITD differentiates that very run; each other row takes one shortcut of the "
         "paper or of its code, or all of them. Fractions of a row's weight are removed too: of small enough ones the "
         "truth is the derivative. At presets smoke and standard the game is small: dogs of CIFAR-10, then "
-        "320 of its cats, 32 pixels, 16 channels, rank 4, four epochs, float64; features of a classifier of the "
-        "other eight classes; over all epochs ten single rows instead of thirty. At preset paper 256 pixels, with "
-        "files of one's own: images in the data folder, a checkpoint of the common port (--checkpoint) and features as "
-        "TorchScript (--features); one epoch only. AID is the "
-        "series of TNNLS eq. 18 at the last players, with the code's step .001 and no penalty, but simultaneous moves. "
-        "The published code drops the sum: it scores by the last term alone, the generator's and the discriminator's "
+        "320 of its cats, 32 pixels, 16 channels, rank 4, four epochs, float64; features of a classifier of the other "
+        "eight classes; at standard the last epoch only. At preset paper 256 pixels, with files of one's own: images "
+        "in the data folder, a checkpoint of the common port (--checkpoint) and features as TorchScript (--features); "
+        "one epoch only. AID is the series of TNNLS eq. 18 at the last players, with the code's step .001 and no "
+        "penalty, but simultaneous moves. The published code drops the sum: it scores by the last term alone, the generator's and the discriminator's "
         "moves one after the other, which is the row after it."
     ),
     presets={

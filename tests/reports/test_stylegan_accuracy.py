@@ -55,7 +55,7 @@ TINY = {
     "channels": 2,
     "style_size": 4,
     "epochs": 2,
-    "removals": {ONE: 3, ALL: 2},
+    "removals": 3,
     "sets": 2,
     "share": 0.1,
     "per_unit": 3,
@@ -328,22 +328,16 @@ def test_ones_own_images_are_neither_enlarged_nor_coloured(folder, shape, messag
 
 
 def test_truth_is_retraining_without_the_rows(records, given):
-    for began, window, last in (("one", ONE, 3), ("all", ALL, None)):
-        removals = stylegan_accuracy.removed(TINY, 0, given, window)
-        assert [len(own) for own in removals] == [1] * TINY["removals"][window] + [2, 2]
-        assert len({row for own in removals for row in own}) == TINY["removals"][window] + 4
+    removals = stylegan_accuracy.removed(TINY, 0, given)
+    assert [len(own) for own in removals] == [1, 1, 1, 2, 2]
+    assert len({row for own in removals for row in own}) == 7
+    for began, last in (("one", 3), ("all", None)):
         found = [value for part in (0, 1) for value in records[f"{began}-truth{part}"]["influence"]]
         expected = [
             float(given.validation(gi.retrain(given.trace, own, last=last))) - float(given.validation(given.trace))
             for own in removals
         ]
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
-
-
-def test_both_windows_remove_the_same_sets_and_the_same_first_rows(given):
-    of_one, of_all = (stylegan_accuracy.removed(TINY, 0, given, window) for window in (ONE, ALL))
-    assert of_one[:2] == of_all[:2]
-    assert of_one[3:] == of_all[2:]
 
 
 def test_exact_scores_are_what_a_small_share_of_a_row_does(values):
@@ -355,7 +349,7 @@ def test_exact_scores_are_what_a_small_share_of_a_row_does(values):
 
 
 def test_every_method_is_what_its_name_says(records, given):
-    removals, trace, metric = stylegan_accuracy.removed(TINY, 0, given, ONE), given.trace, given.validation
+    removals, trace, metric = stylegan_accuracy.removed(TINY, 0, given), given.trace, given.validation
     batch, none = StyleGANCost("batch", "mean"), StyleGANCost("batch", "none")
     expected = {
         "exact": gi.itd(trace, metric, last=3),
@@ -371,17 +365,14 @@ def test_every_method_is_what_its_name_says(records, given):
     }
     for key, scores in expected.items():
         assert records[f"one-{key}"]["scores"] == pytest.approx([float(scores[own].sum()) for own in removals]), key
-    code, removals = (
-        shortcut(trace, metric, none, moments="code", scale=0.001),
-        stylegan_accuracy.removed(TINY, 0, given, ALL),
-    )
+    code = shortcut(trace, metric, none, moments="code", scale=0.001)
     assert records["all-code"]["scores"] == pytest.approx([0.001 * float(code[own].sum()) for own in removals])
 
 
 def test_cells_compare_scores_with_the_truth_and_with_the_sum(records, values):
     truth = [value for part in (0, 1) for value in records[f"all-truth{part}"]["influence"]]
     code, total = (records[f"all-{key}"]["scores"] for key in ("code", "sum"))
-    for kind, own in ((SINGLE, slice(0, 2)), (SETS, slice(2, 4))):
+    for kind, own in ((SINGLE, slice(0, 3)), (SETS, slice(3, 5))):
         at = column(ALL, kind)
         assert values[TAU][CODE][at] == pytest.approx(kendalltau(code[own], truth[own]).statistic)
         assert values[SUMS][CODE][at] == pytest.approx(kendalltau(code[own], total[own]).statistic)
@@ -389,7 +380,7 @@ def test_cells_compare_scores_with_the_truth_and_with_the_sum(records, values):
         off = np.linalg.norm(np.array(code[own]) - truth[own]) / np.linalg.norm(truth[own])
         assert values[ERROR][CODE][at] == pytest.approx(off)
     rounding = [value for part in (0, 1) for value in records[f"all-truth{part}"]["rounding"]]
-    size = np.sqrt(np.mean(np.array(truth[:2]) ** 2))
+    size = np.sqrt(np.mean(np.array(truth[:3]) ** 2))
     assert values[FLOOR]["rounding"][column(ALL, SINGLE)] == pytest.approx(np.sqrt(np.mean(np.square(rounding))) / size)
 
 
