@@ -331,8 +331,8 @@ STYLEGAN_ACCURACY = Experiment(
         "eight classes; at standard the last epoch only. At preset paper 256 pixels, with files of one's own: images "
         "in the data folder, a checkpoint of the common port (--checkpoint) and features as TorchScript (--features); "
         "one epoch only. AID is the series of TNNLS eq. 18 at the last players, with the code's step .001 and no "
-        "penalty, but simultaneous moves. The published code drops the sum: it scores by the last term alone, the generator's and the discriminator's "
-        "moves one after the other, which is the row after it."
+        "penalty, but simultaneous moves. The published code drops the sum: it scores by the last term alone, the "
+        "generator's and the discriminator's moves one after the other, which is the row after it."
     ),
     presets={
         "smoke": Preset(SMOKE, seeds=1, as_published=False),
